@@ -1,0 +1,106 @@
+"""Exact linear maps between the embedding spaces of neural networks, at any number of rows.
+
+Public names are imported when they are first used, so that importing crossgram stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crossgram.accumulation import accumulate as accumulate
+    from crossgram.certificate import Certificate as Certificate
+    from crossgram.errors import CorruptDataError as CorruptDataError
+    from crossgram.errors import CrossgramError as CrossgramError
+    from crossgram.errors import InputError as InputError
+    from crossgram.errors import MemoryLimitError as MemoryLimitError
+    from crossgram.errors import NonFiniteError as NonFiniteError
+    from crossgram.errors import OutputExistsError as OutputExistsError
+    from crossgram.errors import PairingError as PairingError
+    from crossgram.errors import RunError as RunError
+    from crossgram.errors import WidthMismatchError as WidthMismatchError
+    from crossgram.estimator import LeastSquares as LeastSquares
+    from crossgram.extraction import Recipe as Recipe
+    from crossgram.extraction import extract as extract
+    from crossgram.fitting import fit as fit
+    from crossgram.fitting import fit_with_report as fit_with_report
+    from crossgram.fitting import plan_fit as plan_fit
+    from crossgram.fitting import solve as solve
+    from crossgram.folds import FoldedMoments as FoldedMoments
+    from crossgram.folds import load_moments as load_moments
+    from crossgram.heads import ClassifierHead as ClassifierHead
+    from crossgram.heads import head_map as head_map
+    from crossgram.heads import top_k_accuracy as top_k_accuracy
+    from crossgram.ingestion import ingest as ingest
+    from crossgram.linear_map import LinearMap as LinearMap
+    from crossgram.mapping import apply as apply
+    from crossgram.moments import Moments as Moments
+    from crossgram.plan import Plan as Plan
+    from crossgram.progress import Progress as Progress
+    from crossgram.spaces import Space as Space
+    from crossgram.store import EmbeddingStore as EmbeddingStore
+    from crossgram.synthesis import synth as synth
+    from crossgram.verification import PairScores as PairScores
+    from crossgram.verification import Roc as Roc
+    from crossgram.verification import area_under_curve as area_under_curve
+    from crossgram.verification import equal_error_rate as equal_error_rate
+    from crossgram.verification import pair_scores as pair_scores
+    from crossgram.verification import roc_curve as roc_curve
+    from crossgram.verification import true_accepts_at as true_accepts_at
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "accumulate": "accumulation",
+    "Certificate": "certificate",
+    "CorruptDataError": "errors",
+    "CrossgramError": "errors",
+    "InputError": "errors",
+    "MemoryLimitError": "errors",
+    "NonFiniteError": "errors",
+    "OutputExistsError": "errors",
+    "PairingError": "errors",
+    "RunError": "errors",
+    "WidthMismatchError": "errors",
+    "LeastSquares": "estimator",
+    "extract": "extraction",
+    "Recipe": "extraction",
+    "fit": "fitting",
+    "fit_with_report": "fitting",
+    "plan_fit": "fitting",
+    "solve": "fitting",
+    "FoldedMoments": "folds",
+    "load_moments": "folds",
+    "ClassifierHead": "heads",
+    "head_map": "heads",
+    "top_k_accuracy": "heads",
+    "ingest": "ingestion",
+    "LinearMap": "linear_map",
+    "apply": "mapping",
+    "Moments": "moments",
+    "Plan": "plan",
+    "Progress": "progress",
+    "Space": "spaces",
+    "EmbeddingStore": "store",
+    "synth": "synthesis",
+    "area_under_curve": "verification",
+    "equal_error_rate": "verification",
+    "pair_scores": "verification",
+    "PairScores": "verification",
+    "Roc": "verification",
+    "roc_curve": "verification",
+    "true_accepts_at": "verification",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'crossgram' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"crossgram.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

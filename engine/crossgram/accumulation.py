@@ -1,0 +1,310 @@
+"""From paired sources to moments, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from crossgram.accumulator import Accumulator
+from crossgram.errors import InputError
+from crossgram.folds import FOLD_BY, Assign, FoldedMoments, assigner
+from crossgram.merge_tree import MergeTree
+from crossgram.moments import Moments
+from crossgram.pairing import check_counts, check_ids, joined
+from crossgram.plan import Plan, make_plan
+from crossgram.progress import Progress, ProgressCallback, ignore
+from crossgram.source import Source, SourceLike, open_source
+from crossgram.spaces import Space, all_pairs, map_pairs, unique_names
+from crossgram.stream import Block, stream_segments
+
+__all__ = ["Options", "Pass", "accumulate", "open_spaces", "prepared"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a pass is to be made; the same for `accumulate`, `fit` and `plan`.
+
+    Attributes
+    ----------
+    names : sequence of str, optional
+        Names of the spaces; by default the stems of paths, and "array 1", ... of arrays.
+    maps : collection of (source, target) names, optional
+        Keep only the blocks that these maps need; by default every block.
+    folds : int
+        Sets of moments to keep apart; 0 for one.
+    group_by : {"rows", "ids", "labels"}
+        Contiguous runs of rows, by hash of the id, or by hash of the label.
+    normalize : bool or collection of names
+        Which spaces' rows are divided by their lengths: all, none, or these.
+    weights : array, shape (rows,), optional
+        Non-negative weight of each row.
+    precision : {"exact", "fast"}
+        float64 products; or float32 products of centred rows added in float64, nearly twice as fast
+        for about 7 digits fewer.
+    on_nonfinite : {"stop", "skip"}
+        Stop at the first row with NaN or infinity; or leave such rows out of every space.
+    join : {None, "ids"}
+        Pair rows by position; or by id.
+    memory : int, optional
+        Bytes that the run may hold above the interpreter with imports.
+    threads : int, optional
+        Threads; by default the processors that this process may use.
+    """
+
+    names: Sequence[str] | None = None
+    maps: Collection[tuple[str, str]] | None = None
+    folds: int = 0
+    group_by: str = "rows"
+    normalize: bool | Collection[str] = False
+    weights: ArrayLike | None = None
+    precision: str = "exact"
+    on_nonfinite: str = "stop"
+    join: str | None = None
+    memory: int | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        choices = {
+            "group_by": FOLD_BY,
+            "precision": ("exact", "fast"),
+            "on_nonfinite": ("stop", "skip"),
+            "join": (None, "ids"),
+        }
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            if not (value is None or isinstance(value, str)) or value not in allowed:
+                raise InputError(f"{name}: {value!r} given, expected one of {allowed}")
+        for name in ("memory", "threads", "folds"):
+            number = getattr(self, name)
+            if number is not None and not isinstance(number, Integral):
+                raise InputError(f"{name}: {number!r} given, expected a whole number")
+            if name != "folds" and number is not None and number < 1:
+                raise InputError(f"{name}: {number} given, expected at least 1")
+        if self.group_by != "rows" and not self.folds:
+            raise InputError(f"group_by: {self.group_by!r} given without folds; say how many")
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass over the data, planned and ready to run.
+
+    Attributes
+    ----------
+    plan : Plan
+        What it will read, hold and compute.
+    sources : sequence of Source
+        The paired rows.
+    """
+
+    plan: Plan
+    sources: Sequence[Source]
+    _options: Options
+    _weights: NDArray[np.float64] | None
+    _assign: Assign | None
+
+    def run(self, progress: ProgressCallback = ignore) -> Moments | FoldedMoments:
+        """Read everything once and return the moments.
+
+        Raises
+        ------
+        PairingError
+            If ids differ, naming the first row.
+        NonFiniteError
+            If a row holds NaN or infinity and such rows are not to be skipped.
+        CorruptDataError
+            If a chunk cannot be read.
+        """
+        tree = MergeTree(self.plan.segments)
+        done = 0
+
+        def report(rows: int) -> None:
+            nonlocal done
+            done += rows
+            row_bytes = self.plan.bytes_to_read // self.plan.rows
+            progress(Progress("accumulate", done, self.plan.rows, done * row_bytes))
+
+        stream_segments(
+            self.plan,
+            self.sources,
+            lambda: self._consumer(tree),
+            check=partial(check_ids, self.sources),
+            progress=report,
+        )
+        folds = tree.result()
+        if self._assign is None:
+            return folds[0]
+        kept = FoldedMoments(tuple(folds), self._options.group_by)
+        if len(kept.with_rows) < 2:
+            raise InputError(
+                f"folds: all of the {self.plan.rows} rows fell into one fold of {len(folds)} by "
+                f"{self._options.group_by}; group them by something else"
+            )
+        return kept
+
+    def _consumer(self, tree: MergeTree) -> Callable[[Block], None]:
+        accumulators = [
+            Accumulator(
+                self.plan.spaces,
+                self.plan.pairs,
+                precision=self.plan.precision,
+                skip_nonfinite=self._options.on_nonfinite == "skip",
+                labels=[source.label for source in self.sources],
+            )
+            for _ in range(self.plan.folds)
+        ]
+
+        def consume(block: Block) -> None:
+            numbers = [source.row_numbers(block.start, block.stop) for source in self.sources]
+            weights = None if self._weights is None else self._weights[block.start : block.stop]
+            if self._assign is None:
+                accumulators[0].add(block.rows, weights=weights, row_numbers=numbers)
+            else:
+                assigned = self._assign(block.start, block.stop)
+                for k in np.unique(assigned):
+                    rows = _selection(assigned == k)
+                    accumulators[k].add(
+                        [array[rows] for array in block.rows],
+                        weights=None if weights is None else weights[rows],
+                        row_numbers=[own[rows] for own in numbers],
+                    )
+            if block.is_last:
+                tree.add(block.segment.index, [a.moments() for a in accumulators])
+
+        return consume
+
+
+def _selection(wanted: NDArray[np.bool_]) -> slice | NDArray[np.int64]:
+    """Return the rows that are wanted; a run of them as a slice, which copies nothing."""
+    rows = np.flatnonzero(wanted)
+    run = slice(int(rows[0]), int(rows[-1]) + 1)
+    return run if run.stop - run.start == len(rows) else rows
+
+
+@contextmanager
+def prepared(
+    spaces: Sequence[SourceLike], options: Options, *, solve: tuple[int, int] | None = None
+) -> Iterator[Pass]:
+    """Open, check, pair and plan; yields a `Pass` to run, once or never.
+
+    Parameters
+    ----------
+    spaces : sequence of source-like
+        The same images in every one.
+    options : Options
+        How.
+    solve : pair of positions, optional
+        The map that will be solved afterwards, whose memory the plan counts too.
+
+    Raises
+    ------
+    InputError
+        If something cannot be used, naming it.
+    """
+    sources, names = open_spaces(spaces, options.names)
+    described = tuple(
+        Space(name, source.dim, options.normalize is True or name in _chosen(options.normalize))
+        for name, source in zip(names, sources, strict=True)
+    )
+    unknown = set(_chosen(options.normalize)) - set(names)
+    if unknown:
+        raise InputError(f"normalize: no space {min(unknown)!r}; there are {', '.join(names)}")
+    with _paired(sources, options.join) as paired:
+        plan = make_plan(
+            paired,
+            described,
+            all_pairs(len(names)) if options.maps is None else map_pairs(described, options.maps),
+            folds=options.folds or 1,
+            precision=options.precision,
+            memory=options.memory,
+            threads=options.threads,
+            solve=solve,
+        )
+        assign = assigner(paired, options.folds, options.group_by) if options.folds else None
+        yield Pass(plan, paired, options, _weights(options.weights, plan.rows), assign)
+
+
+def _chosen(normalize: bool | Collection[str]) -> Collection[str]:
+    return () if isinstance(normalize, bool) else normalize
+
+
+def accumulate(
+    spaces: Sequence[SourceLike], *, progress: ProgressCallback = ignore, **options: Any
+) -> Moments | FoldedMoments:
+    """Return the moments of K spaces in one pass.
+
+    Parameters
+    ----------
+    spaces : sequence of source-like
+        Paths, stores, arrays or Dask arrays; row i is the same image in every one.
+    progress : callable
+        Called with a `Progress` now and then, in the calling thread.
+    **options
+        The fields of `Options`.
+
+    Returns
+    -------
+    Moments
+        Or FoldedMoments, with `folds`.
+
+    Raises
+    ------
+    InputError
+        Of the kind that fits: `PairingError`, `NonFiniteError`, `CorruptDataError`, ...
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(100, 3))
+    >>> accumulate([x, x[:, :2]], names=["a", "b"])
+    Moments(a: 3, b: 2; 100 rows, 3 blocks)
+    """
+    with prepared(spaces, Options(**options)) as ready:
+        return ready.run(progress)
+
+
+def open_spaces(
+    spaces: Sequence[SourceLike], names: Sequence[str] | None
+) -> tuple[list[Source], tuple[str, ...]]:
+    """Open what is to be read and settle what the spaces are called."""
+    if not spaces:
+        raise InputError("no spaces given, expected at least one")
+    sources = [open_source(given, f"array {k + 1}") for k, given in enumerate(spaces)]
+    if names is not None and len(names) != len(sources):
+        raise InputError(f"names: {len(names)} given for {len(sources)} spaces")
+    return sources, unique_names(names or [_stem(source.label) for source in sources])
+
+
+def _stem(label: str) -> str:
+    name = label.rstrip("/").rsplit("/", 1)[-1]
+    return name.removesuffix(".zarr").removesuffix(".npy") or label
+
+
+@contextmanager
+def _paired(sources: Sequence[Source], join: str | None) -> Iterator[Sequence[Source]]:
+    if join is None:
+        check_counts(sources)
+        yield sources
+    else:
+        with joined(sources) as aligned:
+            yield aligned
+
+
+def _weights(given: ArrayLike | None, rows: int) -> NDArray[np.float64] | None:
+    if given is None:
+        return None
+    try:
+        weights = np.asarray(given, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"weights: {error}; expected a number for each row") from error
+    if weights.shape != (rows,):
+        raise InputError(
+            f"weights: shape {weights.shape} given, expected ({rows},), one for each paired row"
+        )
+    return weights

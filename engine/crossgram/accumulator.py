@@ -1,0 +1,320 @@
+"""From blocks of rows to the moments of a run of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
+from crossgram.kernels import numpy as kernels
+from crossgram.moments import Moments
+from crossgram.spaces import Pair, Space
+
+__all__ = ["TILE_ROWS", "Accumulator"]
+
+TILE_ROWS = 1024
+"""Rows of one product: enough for BLAS to run at full rate, few enough to stay in the cache."""
+
+_STRIP = 256
+_OUTWEIGHS = 16
+
+
+class Accumulator:
+    """Gram and cross products of rows about a provisional shift, corrected at the end.
+
+    The shift is the weighted mean of the first tile. With z = x - shift, G = Σ w z zᵀ, s = Σ w z,
+    W = Σ w, the scatter about the true mean is G - s sᵀ / W: the shifted-data algorithm of Chan,
+    Golub and LeVeque (The American Statistician, 1983, section 3). Because the shift is a mean of
+    some of the same rows, the diagonal of G is at most (rows / tile rows) times that of the
+    scatter, which bounds what can cancel; runs are kept short and merged for that reason. Where
+    weights are uneven, a tile that outweighs all before it begins a run of its own.
+
+    Parameters
+    ----------
+    spaces : sequence of Space
+        The spaces, in the order in which blocks are given.
+    pairs : iterable of Pair
+        The blocks to accumulate.
+    precision : {"exact", "fast"}
+        float64 products, or float32 products of centred tiles added in float64.
+    skip_nonfinite : bool
+        Leave rows out that hold NaN or infinity in any space, instead of raising.
+    labels : sequence of str, optional
+        What messages call the spaces' data; by default the spaces' names.
+    """
+
+    def __init__(
+        self,
+        spaces: Sequence[Space],
+        pairs: Iterable[Pair],
+        *,
+        precision: str = "exact",
+        skip_nonfinite: bool = False,
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        self._spaces = tuple(spaces)
+        self._precision = precision
+        self._skip_nonfinite = skip_nonfinite
+        self._labels = tuple(labels or (space.name for space in spaces))
+        dims = [space.dim for space in self._spaces]
+        self._dtype = np.float64 if precision == "exact" else np.float32
+        self._tiles = [kernels.allocate((TILE_ROWS, dim), self._dtype) for dim in dims]
+        self._shifts = [kernels.allocate((dim,), self._dtype) for dim in dims]
+        self._sums = [kernels.allocate((dim,), np.float64) for dim in dims]
+        self._squares = [kernels.allocate((dim,), np.float64) for dim in dims]
+        self._blocks = {
+            (i, j): kernels.allocate((dims[i], dims[j]), np.float64) for i, j in sorted(pairs)
+        }
+        self._scratch: dict[Pair, NDArray[Any] | None] = {
+            (i, j): None if precision == "exact" else kernels.allocate(block.shape, self._dtype)
+            for (i, j), block in self._blocks.items()
+        }
+        self._rows = self._skipped = 0
+        self._weight = 0.0
+        self._earlier: Moments | None = None
+
+    def add(
+        self,
+        blocks: Sequence[NDArray[Any]],
+        *,
+        weights: ArrayLike | None = None,
+        row_numbers: Sequence[NDArray[np.int64]] | None = None,
+    ) -> None:
+        """Add rows, the same images in every block.
+
+        Parameters
+        ----------
+        blocks : sequence of ndarray, shape (rows, dim)
+            One per space.
+        weights : array, shape (rows,), optional
+            Non-negative weights.
+        row_numbers : sequence of ndarray, shape (rows,), optional
+            What messages call the rows of each space; by default 0, 1, ...
+
+        Raises
+        ------
+        WidthMismatchError, InputError
+            If the shapes, dtypes or weights are not as described.
+        NonFiniteError
+            At the first row that holds NaN or infinity, unless they are to be skipped.
+        """
+        rows = self._check(blocks)
+        checked = None if weights is None else _check_weights(weights, rows)
+        numbers = row_numbers or [np.arange(rows)] * len(self._spaces)
+        for start in range(0, rows, TILE_ROWS):
+            tile = slice(start, start + TILE_ROWS)
+            self._add_tile(
+                [block[tile] for block in blocks],
+                None if checked is None else checked[tile],
+                [own[tile] for own in numbers],
+            )
+
+    def moments(self) -> Moments:
+        """Return the moments of the rows added, and start again from none."""
+        latest, earlier = self._take(), self._earlier
+        self._earlier = None
+        if earlier is None:
+            return latest
+        earlier.absorb(latest)
+        return earlier
+
+    def _take(self) -> Moments:
+        weight = self._weight
+        means = [np.zeros(space.dim) for space in self._spaces]
+        squares = [np.zeros(space.dim) for space in self._spaces]
+        blocks = {pair: np.zeros_like(block) for pair, block in self._blocks.items()}
+        if weight > 0:
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._correct(weight, means, squares, blocks)
+        result = Moments.of_arrays(
+            self._spaces,
+            self._rows,
+            weight,
+            means,
+            squares,
+            blocks,
+            self._skipped,
+            self._precision,
+        )
+        self._reset()
+        result.check_finite("accumulate")
+        return result
+
+    def _correct(
+        self,
+        weight: float,
+        means: list[NDArray[np.float64]],
+        squares: list[NDArray[np.float64]],
+        blocks: dict[Pair, NDArray[np.float64]],
+    ) -> None:
+        for k, sums in enumerate(self._sums):
+            means[k][:] = self._shifts[k] + sums / weight
+            squares[k][:] = np.maximum(self._squares[k] - sums**2 / weight, 0.0)
+        for (i, j), block in self._blocks.items():
+            _corrected(block, self._sums[i], self._sums[j] / weight, blocks[i, j])
+            if i == j:
+                _mirror(blocks[i, j])
+                squares[i][:] = blocks[i, i].diagonal()
+
+    def _reset(self) -> None:
+        self._rows = self._skipped = 0
+        self._weight = 0.0
+        for array in (*self._sums, *self._squares, *self._blocks.values()):
+            array.fill(0.0)
+
+    def _add_tile(
+        self,
+        blocks: list[NDArray[Any]],
+        weights: NDArray[np.float64] | None,
+        numbers: Sequence[NDArray[np.int64]],
+    ) -> None:
+        rows = len(blocks[0])
+        weight = rows if weights is None else float(weights.sum())
+        if 0 < _OUTWEIGHS * self._weight < weight:
+            self._close_run()
+        roots = (
+            np.ones(rows, self._dtype) if weights is None else np.sqrt(weights).astype(self._dtype)
+        )
+        tiles, sums = self._stage(blocks, roots, weights)
+        if not all(np.isfinite(column_sums).all() for column_sums in sums):
+            keep = self._finite_rows(blocks, numbers)
+            self._skipped += int(rows - keep.sum())
+            if keep.any():
+                self._add_tile(
+                    [block[keep] for block in blocks],
+                    None if weights is None else weights[keep],
+                    [own[keep] for own in numbers],
+                )
+            return
+        for k, tile in enumerate(tiles):
+            self._sums[k] += sums[k]
+            if (k, k) not in self._blocks:
+                kernels.add_squares(tile, self._squares[k])
+        for (i, j), block in self._blocks.items():
+            if i == j:
+                kernels.add_gram(tiles[i], block, self._scratch[i, i])
+            else:
+                kernels.add_cross(tiles[i], tiles[j], block, self._scratch[i, j])
+        self._rows += rows
+        self._weight += weight
+
+    def _close_run(self) -> None:
+        run = self._take()
+        if self._earlier is None:
+            self._earlier = run
+        else:
+            self._earlier.absorb(run)
+
+    def _stage(
+        self,
+        blocks: list[NDArray[Any]],
+        roots: NDArray[Any],
+        weights: NDArray[np.float64] | None,
+    ) -> tuple[list[NDArray[Any]], list[NDArray[np.float64]]]:
+        rows = len(roots)
+        tiles, sums = [], []
+        with np.errstate(invalid="ignore", over="ignore"):
+            for k, (space, block) in enumerate(zip(self._spaces, blocks, strict=True)):
+                values = kernels.unit_rows(block) if space.normalized else block
+                if self._weight == 0:
+                    self._shifts[k][:] = _mean(values, weights)
+                tile = self._tiles[k][:rows]
+                kernels.centre(values, self._shifts[k], tile)
+                if weights is not None:
+                    tile *= roots[:, None]
+                tiles.append(tile)
+                sums.append(kernels.weighted_sum(roots, tile))
+        return tiles, sums
+
+    def _finite_rows(
+        self, blocks: list[NDArray[Any]], numbers: Sequence[NDArray[np.int64]]
+    ) -> NDArray[np.bool_]:
+        keep = np.ones(len(blocks[0]), bool)
+        for k, (space, block) in enumerate(zip(self._spaces, blocks, strict=True)):
+            finite = np.isfinite(block).all(axis=1)
+            if space.normalized:
+                finite &= block.any(axis=1)
+            if not self._skip_nonfinite and not finite.all():
+                row = int(np.argmin(finite))
+                self._refuse(k, block[row], int(numbers[k][row]))
+            keep &= finite
+        if keep.all():
+            raise InputError(
+                f"{' and '.join(self._labels)}: sums of squares overflow near row {numbers[0][0]}; "
+                "every value is finite but too large for float64 moments, divide the rows by a "
+                "constant first"
+            )
+        return keep
+
+    def _refuse(self, k: int, row: NDArray[Any], number: int) -> None:
+        bad = np.flatnonzero(~np.isfinite(row))
+        what = (
+            f"holds {row[bad[0]]} in column {bad[0]}"
+            if len(bad)
+            else "is all zeros and has no direction, though unit rows were asked for"
+        )
+        raise NonFiniteError(
+            f"{self._labels[k]}: row {number} {what}; mend the store, or leave such rows "
+            "out of every space with --on-nonfinite skip"
+        )
+
+    def _check(self, blocks: Sequence[NDArray[Any]]) -> int:
+        if len(blocks) != len(self._spaces):
+            raise InputError(
+                f"{len(blocks)} blocks of rows given, the moments are of {len(self._spaces)} spaces"
+            )
+        rows = len(np.atleast_1d(blocks[0]))
+        for label, space, block in zip(self._labels, self._spaces, blocks, strict=True):
+            if block.ndim != 2 or block.shape[1] != space.dim:
+                raise WidthMismatchError(
+                    f"{label}: rows of shape {block.shape} given, expected {space.dim} columns"
+                )
+            if block.dtype.kind != "f" or block.dtype.itemsize > 8:
+                raise InputError(f"{label}: dtype {block.dtype} given, expected floats")
+            if len(block) != rows:
+                raise InputError(
+                    f"{label}: {len(block)} rows given, {self._labels[0]} has {rows}; "
+                    "row i must be the same image in every space"
+                )
+        return rows
+
+
+def _mean(rows: NDArray[Any], weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    if weights is None or not weights.any():
+        mean: NDArray[np.float64] = rows.mean(axis=0, dtype=np.float64)
+    else:
+        mean = weights @ rows.astype(np.float64) / weights.sum()
+    return mean
+
+
+def _check_weights(weights: ArrayLike, rows: int) -> NDArray[np.float64]:
+    checked = np.asarray(weights, dtype=np.float64)
+    if checked.shape != (rows,):
+        raise InputError(f"weights: shape {checked.shape} given, expected ({rows},)")
+    if not np.isfinite(checked).all() or (checked < 0).any():
+        raise InputError("weights: must be finite and not negative")
+    return checked
+
+
+def _corrected(
+    gram: NDArray[np.float64],
+    sums: NDArray[np.float64],
+    delta: NDArray[np.float64],
+    out: NDArray[np.float64],
+) -> None:
+    for start in range(0, len(gram), _STRIP):
+        rows = slice(start, start + _STRIP)
+        np.multiply.outer(sums[rows], delta, out=out[rows])
+        np.subtract(gram[rows], out[rows], out=out[rows])
+
+
+def _mirror(matrix: NDArray[np.float64]) -> None:
+    """Copy the upper triangle onto the lower."""
+    for start in range(0, len(matrix), _STRIP):
+        stop = min(start + _STRIP, len(matrix))
+        matrix[start:stop, :start] = matrix[:start, start:stop].T
+        corner = matrix[start:stop, start:stop]
+        corner[:] = np.triu(corner) + np.triu(corner, 1).T

@@ -1,0 +1,120 @@
+"""What a solution can say of its own accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from crossgram.errors import InputError
+
+__all__ = ["Certificate"]
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("rows", "skipped", "source_dim", "target_dim", "rank", "passes"), (int,)),
+    **dict.fromkeys(("condition", "digits", "residual", "r2", "ridge"), (int, float)),
+    **dict.fromkeys(("method", "precision", "backend"), (str,)),
+    **dict.fromkeys(("r2_per_output", "notes"), (list, tuple)),
+    "intercept": (bool,),
+    "folds": (int,),
+    "cross_validated_r2": (int, float, type(None)),
+}
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Evidence that comes with every map.
+
+    Attributes
+    ----------
+    rows : int
+        Rows that the map was fitted on.
+    skipped : int
+        Rows left out because they were not finite.
+    source_dim, target_dim : int
+        Widths of the two spaces.
+    rank : int
+        Numerical rank of the source rows, centred if there is an intercept.
+    condition : float
+        2-norm condition number of those rows with columns scaled to length 1 (with ridge: of the
+        rows with the ridge rows below them), on the part of full rank.
+    digits : float
+        Estimated correct decimal digits of the map (docs/mathematics.md, "Digits").
+    residual : float
+        Length of the residuals over that of the centred targets.
+    r2 : float
+        Share of the targets' variance explained, pooled over outputs.
+    r2_per_output : tuple of float
+        The same of each output; of a constant output 1 if it is reproduced, else 0.
+    passes : int
+        How many times the data were read.
+    method : {"cholesky", "minimum norm"}
+        How the normal equations were solved.
+    precision : {"exact", "fast"}
+        Arithmetic of the products.
+    backend : str
+        What computed them.
+    intercept : bool
+        Whether a bias was fitted.
+    ridge : float
+        Strength added to the diagonal of the sum of squares.
+    folds : int
+        Folds of the cross-validation, 0 without.
+    cross_validated_r2 : float or None
+        Pooled share of variance explained on held-out folds.
+    notes : tuple of str
+        What the reader should know before using the map.
+    """
+
+    rows: int
+    skipped: int
+    source_dim: int
+    target_dim: int
+    rank: int
+    condition: float
+    digits: float
+    residual: float
+    r2: float
+    r2_per_output: tuple[float, ...]
+    passes: int
+    method: str
+    precision: str
+    backend: str
+    intercept: bool
+    ridge: float
+    folds: int = 0
+    cross_validated_r2: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Certificate:
+        """Make a certificate of what `to_dict` returned.
+
+        Raises
+        ------
+        InputError
+            If fields are missing, unknown, or not of their type.
+        """
+        try:
+            _check_kinds(values)
+            return cls(
+                **{
+                    **values,
+                    "r2_per_output": tuple(values["r2_per_output"]),
+                    "notes": tuple(map(str, values["notes"])),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise InputError(f"certificate: its fields are not as expected: {error}") from error
+
+
+def _check_kinds(values: Mapping[str, Any]) -> None:
+    for name, kinds in _KINDS.items():
+        if type(values[name]) not in kinds:
+            raise TypeError(f"{name} is {values[name]!r}")
+    if {type(value) for value in values["r2_per_output"]} - {int, float}:
+        raise TypeError("r2_per_output holds something else than numbers")

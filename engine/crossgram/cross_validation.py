@@ -1,0 +1,42 @@
+"""How much a map explains of rows that it was not fitted on, from per-fold moments alone."""
+
+from __future__ import annotations
+
+from crossgram.folds import FoldedMoments
+from crossgram.least_squares import residual_squares, solve_least_squares
+
+__all__ = ["cross_validated_r2"]
+
+
+def cross_validated_r2(
+    moments: FoldedMoments, source: str, target: str, *, intercept: bool, ridge: float
+) -> float:
+    """Return the share of variance explained on held-out folds, pooled over folds and outputs.
+
+    For each fold the map is solved from the other folds' moments and its residuals on the fold
+    follow from the fold's moments: no row is read again.
+
+    Parameters
+    ----------
+    moments : FoldedMoments
+        At least two folds with rows; others are passed over.
+    source, target : str
+        Names of the spaces.
+    intercept, ridge
+        As for `solve`.
+
+    Notes
+    -----
+    1 - Σ_k SSE_k / Σ_k SST_k, with SST_k about the mean of fold k's targets in the other folds.
+    Partition-based cross-validation: Engstrøm, arXiv 2401.13185.
+    """
+    errors = total = 0.0
+    for k in moments.with_rows:
+        fold = moments.folds[k]
+        rest = moments.without(k)
+        fit = solve_least_squares(rest, source, target, intercept=intercept, ridge=ridge)
+        errors += float(residual_squares(fold, source, target, fit).sum())
+        j = fold.index(target)
+        offset = fold.means[j] - rest.means[j]
+        total += float((fold.squares[j] + fold.weight * offset**2).sum())
+    return 1.0 - errors / total if total > 0 else 0.0

@@ -1,0 +1,153 @@
+"""What both halves of the story do: train two networks, embed, and fit the maps between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from crossgram.demonstration.digits import RECIPE, Digits
+from crossgram.demonstration.networks import NAMES, Classifier, build
+from crossgram.demonstration.training import train
+from crossgram.extraction import extract
+from crossgram.fitting import fit
+from crossgram.heads import ClassifierHead
+from crossgram.linear_map import LinearMap
+from crossgram.progress import ProgressCallback
+from crossgram.store import EmbeddingStore
+
+__all__ = ["Experiment", "Network", "run", "unmapped"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network and what it made of the images.
+
+    Attributes
+    ----------
+    design : str
+        What it is, in words.
+    parameters : int
+        How many numbers were trained.
+    head : ClassifierHead
+        Its last layer.
+    learnt, held_out : EmbeddingStore
+        Its embeddings of the images it was trained on, and of the others.
+    """
+
+    design: str
+    parameters: int
+    head: ClassifierHead
+    learnt: EmbeddingStore
+    held_out: EmbeddingStore
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Two networks, and the two maps fitted on the images that they were trained on.
+
+    Attributes
+    ----------
+    networks : mapping of str to Network
+        By name.
+    maps : mapping of (str, str) to LinearMap
+        By names of source and target.
+    """
+
+    networks: Mapping[str, Network]
+    maps: Mapping[tuple[str, str], LinearMap]
+
+    def held_out_rows(self, name: str) -> NDArray[np.float32]:
+        """Return a network's embeddings of the held-out images, shape (n, d)."""
+        store = self.networks[name].held_out
+        rows = np.empty((store.rows, store.dim), np.float32)
+        store.read(0, rows)
+        return rows
+
+    def held_out_labels(self) -> NDArray[np.int64]:
+        """Return which digits the held-out images are, shape (n,)."""
+        store = self.networks[NAMES[0]].held_out
+        assert store.labels is not None
+        return store.labels.read(0, store.rows).astype(np.int64)
+
+
+def run(
+    folder: Path,
+    learnt: NDArray[np.int64],
+    held_out: NDArray[np.int64],
+    *,
+    digits: Digits,
+    seed: int,
+    shown_as: Path,
+    progress: ProgressCallback,
+) -> Experiment:
+    """Write the images, train both networks on some of them, embed all, and fit the maps.
+
+    Parameters
+    ----------
+    folder : path
+        Where everything goes; it is made.
+    learnt, held_out : ndarray of int
+        Numbers of the images to train and fit on, and of those to keep from both.
+    digits : Digits
+        The images.
+    seed : int
+        Of weights and order of training.
+    shown_as : path
+        Where the folder will be when it is complete, for the stores' provenance.
+    progress : callable
+        Called with a `Progress` now and then.
+    """
+    images = folder / "images"
+    digits.write(images, {"learnt": learnt, "held-out": held_out})
+    classes = len(np.unique(digits.labels[learnt]))
+    networks = {}
+    for number, name in enumerate(NAMES):
+        own_seed = len(NAMES) * seed + number
+        classifier = build(name, classes, own_seed)
+        shown = _staged(progress, f"{folder.name}: train {name.upper()}")
+        train(classifier, images / "learnt", RECIPE, seed=own_seed, progress=shown)
+        stores = [
+            extract(
+                images / part,
+                classifier.body,
+                folder / f"{name}-{part}.zarr",
+                recipe=RECIPE,
+                network=f"{name.upper()} ({classifier.design})",
+                provenance={"images": str(shown_as / "images" / part)},
+                progress=_staged(progress, f"{folder.name}: embed {part} with {name.upper()}"),
+            )
+            for part in ("learnt", "held-out")
+        ]
+        head = _head(classifier)
+        head.save(folder / f"{name}-head.safetensors")
+        parameters = sum(tensor.numel() for tensor in classifier.parameters())
+        networks[name] = Network(classifier.design, parameters, head, *stores)
+    maps = {}
+    for source, target in (NAMES, NAMES[::-1]):
+        pair = networks[source].learnt, networks[target].learnt
+        fitted = maps[source, target] = fit(*pair, names=(source, target))
+        fitted.save(folder / f"{source}-to-{target}.safetensors")
+    return Experiment(networks, maps)
+
+
+def unmapped(rows: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
+    """Return rows cut to `dim` columns, or filled up with zeros: what one has without a map."""
+    result = np.zeros((len(rows), dim), np.float32)
+    kept = min(dim, rows.shape[1])
+    result[:, :kept] = rows[:, :kept]
+    return result
+
+
+def _head(classifier: Classifier) -> ClassifierHead:
+    with torch.inference_mode():
+        weight, bias = (tensor.double().numpy() for tensor in classifier.head.parameters())
+    return ClassifierHead(weight, bias)
+
+
+def _staged(progress: ProgressCallback, stage: str) -> ProgressCallback:
+    return lambda report: progress(replace(report, stage=stage))

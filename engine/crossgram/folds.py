@@ -1,0 +1,148 @@
+"""Splitting rows into folds, and moments that are kept apart by fold."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossgram.errors import CorruptDataError, InputError
+from crossgram.moments import Moments
+from crossgram.source import Source
+from crossgram.tensor_file import kind_of, read_tensors, write_tensors
+
+__all__ = ["FOLD_BY", "Assign", "FoldedMoments", "assigner", "load_moments"]
+
+FOLD_BY = ("rows", "ids", "labels")
+"""Contiguous runs of rows; by hash of the id; by hash of the label, so that all images of a
+person are in one fold."""
+
+Assign = Callable[[int, int], NDArray[np.int64]]
+"""Returns the fold of each of the rows from start to stop."""
+
+_KIND = "folded moments"
+
+
+@dataclass(frozen=True)
+class FoldedMoments:
+    """Moments of disjoint sets of rows, of which each may be held out.
+
+    Attributes
+    ----------
+    folds : tuple of Moments
+        One per fold, of the same spaces and blocks; of few ids or labels, none may have fallen
+        into some.
+    by : {"rows", "ids", "labels"}
+        How rows were assigned.
+    """
+
+    folds: tuple[Moments, ...]
+    by: str
+
+    @property
+    def with_rows(self) -> list[int]:
+        """Positions of the folds that hold rows of any weight."""
+        return [k for k, fold in enumerate(self.folds) if fold.weight > 0]
+
+    def total(self) -> Moments:
+        """Return the moments of all rows."""
+        return reduce(Moments.merge, self.folds)
+
+    def without(self, index: int) -> Moments:
+        """Return the moments of all rows but those of one fold, merged anew, not subtracted."""
+        rest = [fold for k, fold in enumerate(self.folds) if k != index]
+        return reduce(Moments.merge, rest)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write a safetensors file; it appears at `path` whole."""
+        tensors: dict[str, NDArray[Any]] = {}
+        facts = []
+        for k, fold in enumerate(self.folds):
+            fold_tensors, fold_facts = fold.to_parts()
+            tensors |= {f"fold.{k}.{name}": tensor for name, tensor in fold_tensors.items()}
+            facts.append(fold_facts)
+        write_tensors(
+            Path(path), _KIND, tensors, {"by": self.by, "folds": facts}, overwrite=overwrite
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> FoldedMoments:
+        """Read a file that `save` wrote.
+
+        Raises
+        ------
+        InputError
+            If it is not one.
+        CorruptDataError
+            If it is truncated or its parts contradict each other.
+        """
+        tensors, facts = read_tensors(Path(path), _KIND)
+        parts, by = facts.get("folds"), facts.get("by")
+        if not isinstance(parts, list) or len(parts) < 2 or by not in FOLD_BY:
+            raise CorruptDataError(
+                f"{path}: does not tell its folds and how rows were assigned to them; "
+                "accumulate again"
+            )
+        folds = []
+        for k, fold_facts in enumerate(parts):
+            prefix = f"fold.{k}."
+            own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            folds.append(Moments.from_parts(own, fold_facts, str(path)))
+        if any((f.spaces, f.pairs) != (folds[0].spaces, folds[0].pairs) for f in folds):
+            raise CorruptDataError(f"{path}: its folds are of different spaces; accumulate again")
+        return cls(tuple(folds), by)
+
+
+def load_moments(path: str | Path) -> Moments | FoldedMoments:
+    """Read moments from a file, with folds or without.
+
+    Raises
+    ------
+    InputError
+        If it is no such file.
+    """
+    kind = FoldedMoments if kind_of(Path(path)) == _KIND else Moments
+    return kind.load(path)
+
+
+def assigner(sources: Sequence[Source], folds: int, by: str) -> Assign:
+    """Return the function that tells the fold of each row.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+        Paired rows; the first that has ids or labels gives them.
+    folds : int
+        At least 2.
+    by : {"rows", "ids", "labels"}
+        Contiguous runs, by hash of the id, or by hash of the label.
+
+    Raises
+    ------
+    InputError
+        If `by` is unknown, there are more folds than rows, or no source has ids or labels.
+    """
+    rows = sources[0].rows
+    if by not in FOLD_BY:
+        raise InputError(f"group-by: {by!r} given, expected one of {', '.join(FOLD_BY)}")
+    if not 2 <= folds <= rows:
+        raise InputError(f"folds: {folds} given, expected from 2 to the number of rows ({rows})")
+    if by == "rows":
+        return lambda start, stop: np.arange(start, stop) * folds // rows
+    columns = [getattr(source, by) for source in sources]
+    column = next((column for column in columns if column is not None), None)
+    if column is None:
+        names = " nor ".join(source.label for source in sources)
+        raise InputError(f"group-by {by}: neither {names} has {by}; add them with ingest")
+    return lambda start, stop: _hashes(column.read(start, stop)) % folds
+
+
+def _hashes(values: NDArray[Any]) -> NDArray[np.int64]:
+    # stable between runs and machines, as Python's hash is not
+    return np.fromiter((zlib.crc32(str(value).encode()) for value in values), np.int64, len(values))

@@ -1,0 +1,138 @@
+"""What a path holds: a store, an array, moments, a map or a classifier head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from crossgram.errors import InputError
+from crossgram.folds import FoldedMoments
+from crossgram.heads import ClassifierHead
+from crossgram.linear_map import LinearMap
+from crossgram.moments import Moments
+from crossgram.source import Source, open_source
+from crossgram.store import Column, EmbeddingStore
+from crossgram.tensor_file import kind_of
+from crossgram.zarr_io import open_node
+
+__all__ = ["describe"]
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Return what `path` is, as JSON values; `kind` says which of the nouns.
+
+    Parameters
+    ----------
+    path : path
+        An embedding store, a Zarr array, a .npy, moments, map or classifier head file.
+
+    Raises
+    ------
+    InputError
+        If it is none of them.
+    """
+    location = Path(path)
+    if location.is_dir():
+        return _describe_zarr(location)
+    if location.suffix == ".npy":
+        return {"kind": "array", **_shape(open_source(location))}
+    match kind_of(location):
+        case "map":
+            return _describe_map(location)
+        case "moments":
+            return {"kind": "moments", **_of_moments(Moments.load(location))}
+        case "folded moments":
+            return _describe_folds(location)
+        case "classifier head":
+            return _describe_head(location)
+    raise InputError(
+        f"{path}: a safetensors file, but none that crossgram wrote: no map, moments or "
+        "classifier head"
+    )
+
+
+def _describe_zarr(path: Path) -> dict[str, Any]:
+    node = open_node(path)
+    if isinstance(node, zarr.Array):
+        return {"kind": "array", **_shape(open_source(path)), **_layout(node)}
+    store = EmbeddingStore.open(path)
+    return {
+        "kind": "embedding store",
+        **_shape(open_source(store)),
+        **_layout(store.embeddings),
+        "ids": _column(store.ids),
+        "labels": _column(store.labels),
+        "provenance": dict(store.provenance),
+    }
+
+
+def _describe_map(path: Path) -> dict[str, Any]:
+    loaded = LinearMap.load(path)
+    certificate = loaded.certificate
+    return {
+        "kind": "map",
+        "path": str(path),
+        "source": vars(loaded.source),
+        "target": vars(loaded.target),
+        "certificate": None if certificate is None else certificate.to_dict(),
+    }
+
+
+def _describe_folds(path: Path) -> dict[str, Any]:
+    folded = FoldedMoments.load(path)
+    return {
+        "kind": "folded moments",
+        **_of_moments(folded.total()),
+        "folds": [fold.rows for fold in folded.folds],
+        "group_by": folded.by,
+    }
+
+
+def _describe_head(path: Path) -> dict[str, Any]:
+    head = ClassifierHead.load(path)
+    return {
+        "kind": "classifier head",
+        "path": str(path),
+        "dim": head.dim,
+        "classes": head.classes,
+    }
+
+
+def _of_moments(moments: Moments) -> dict[str, Any]:
+    return {
+        "spaces": [vars(space) for space in moments.spaces],
+        "blocks": [[moments.spaces[i].name, moments.spaces[j].name] for i, j in moments.blocks],
+        "rows": moments.rows,
+        "weight": moments.weight,
+        "skipped": moments.skipped,
+        "precision": moments.precision,
+    }
+
+
+def _shape(source: Source) -> dict[str, Any]:
+    return {
+        "path": source.label,
+        "rows": source.rows,
+        "dim": source.dim,
+        "dtype": str(source.dtype),
+        "bytes": source.rows * source.dim * source.dtype.itemsize,
+    }
+
+
+def _layout(array: zarr.Array[Any]) -> dict[str, Any]:
+    return {
+        "zarr_format": array.metadata.zarr_format,
+        "stored_bytes": array.nbytes_stored(),
+        "chunk_rows": array.chunks[0],
+        "shard_rows": None if array.shards is None else array.shards[0],
+        "codecs": [type(codec).__name__ for codec in array.compressors],
+    }
+
+
+def _column(column: Column | None) -> dict[str, Any] | None:
+    if column is None:
+        return None
+    kind = "integers" if column.array.dtype.kind == "i" else "text"
+    return {"kind": kind, "first": str(column.read(0, 1)[0])}

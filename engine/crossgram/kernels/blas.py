@@ -1,0 +1,109 @@
+"""BLAS products that add into an existing array, with the interpreter lock released.
+
+NumPy's `matmul` cannot accumulate (beta = 1), and SciPy's wrappers hold the lock, so the routines
+that SciPy exports for Cython are called through ctypes. They are Fortran routines; a C-ordered
+(rows, p) array is their (p, rows) matrix, which is why no transposition is ever made.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cython_blas
+
+__all__ = ["gemm", "syrk"]
+
+_Routine = Callable[..., None]
+
+
+def _routine(name: str, arguments: int) -> _Routine:
+    capsule = cython_blas.__pyx_capi__[name]
+    get_name = ctypes.pythonapi.PyCapsule_GetName
+    get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    prototype = ctypes.CFUNCTYPE(None, *(ctypes.c_void_p,) * arguments)
+    return prototype(get_pointer(capsule, get_name(capsule)))
+
+
+_SYRK = {np.dtype(np.float32): _routine("ssyrk", 10), np.dtype(np.float64): _routine("dsyrk", 10)}
+_GEMM = {np.dtype(np.float32): _routine("sgemm", 13), np.dtype(np.float64): _routine("dgemm", 13)}
+_SCALAR: dict[np.dtype[Any], Any] = {
+    np.dtype(np.float32): ctypes.c_float,
+    np.dtype(np.float64): ctypes.c_double,
+}
+
+
+def syrk(z: NDArray[Any], out: NDArray[Any], *, beta: float = 1.0) -> None:
+    """Compute the upper triangle of out = beta * out + zᵀ z.
+
+    Parameters
+    ----------
+    z : ndarray, shape (rows, p), float32 or float64, C-contiguous
+    out : ndarray, shape (p, p), the dtype of `z`, C-contiguous
+        Its strictly lower triangle is left as it is.
+    beta : float
+        1 adds, 0 replaces.
+    """
+    _check(z, out)
+    rows, p = z.shape
+    scalar = _SCALAR[z.dtype]
+    _SYRK[z.dtype](
+        ctypes.c_char_p(b"L"),
+        ctypes.c_char_p(b"N"),
+        _integer(p),
+        _integer(rows),
+        ctypes.byref(scalar(1.0)),
+        z.ctypes.data,
+        _integer(p),
+        ctypes.byref(scalar(beta)),
+        out.ctypes.data,
+        _integer(p),
+    )
+
+
+def gemm(x: NDArray[Any], y: NDArray[Any], out: NDArray[Any], *, beta: float = 1.0) -> None:
+    """Compute out = beta * out + xᵀ y.
+
+    Parameters
+    ----------
+    x : ndarray, shape (rows, p), float32 or float64, C-contiguous
+    y : ndarray, shape (rows, q), the dtype of `x`, C-contiguous
+    out : ndarray, shape (p, q), the dtype of `x`, C-contiguous
+    beta : float
+        1 adds, 0 replaces.
+    """
+    _check(x, y, out)
+    rows, p = x.shape
+    q = y.shape[1]
+    scalar = _SCALAR[x.dtype]
+    _GEMM[x.dtype](
+        ctypes.c_char_p(b"N"),
+        ctypes.c_char_p(b"T"),
+        _integer(q),
+        _integer(p),
+        _integer(rows),
+        ctypes.byref(scalar(1.0)),
+        y.ctypes.data,
+        _integer(q),
+        x.ctypes.data,
+        _integer(p),
+        ctypes.byref(scalar(beta)),
+        out.ctypes.data,
+        _integer(q),
+    )
+
+
+def _integer(value: int) -> Any:
+    return ctypes.byref(ctypes.c_int(value))
+
+
+def _check(*arrays: NDArray[Any]) -> None:
+    # a pointer carries no shape: what BLAS would misread must not reach it
+    for array in arrays:
+        if not array.flags.c_contiguous or array.dtype != arrays[0].dtype:
+            raise ValueError("BLAS operands must be C-contiguous and of one dtype")

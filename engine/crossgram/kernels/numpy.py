@@ -1,0 +1,81 @@
+"""The kernels on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from crossgram.kernels.blas import gemm, syrk
+
+__all__ = [
+    "NAME",
+    "add_cross",
+    "add_gram",
+    "add_squares",
+    "allocate",
+    "centre",
+    "unit_rows",
+    "weighted_sum",
+]
+
+NAME = "numpy"
+
+# Casting and subtracting separately is twice as fast as one ufunc call with mixed dtypes, which
+# goes through NumPy's small casting buffer; so few rows stay in the cache between the two.
+_CACHED_ROWS = 128
+
+
+def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Return zeros."""
+    return np.zeros(shape, dtype)
+
+
+def centre(block: NDArray[Any], shift: NDArray[Any], out: NDArray[Any]) -> None:
+    """Write block - shift into `out`, computed in the dtype of `out`."""
+    for start in range(0, len(block), _CACHED_ROWS):
+        rows = out[start : start + _CACHED_ROWS]
+        np.copyto(rows, block[start : start + _CACHED_ROWS], casting="same_kind")
+        rows -= shift
+
+
+def unit_rows(block: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the rows divided by their Euclidean lengths, float64; a zero row becomes NaN."""
+    rows = block.astype(np.float64)
+    largest = np.maximum(rows.max(axis=1, keepdims=True), -rows.min(axis=1, keepdims=True))
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        rows /= largest
+        rows /= np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+    return rows
+
+
+def weighted_sum(weights: NDArray[Any], z: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the column sums of the rows of `z`, each times its weight, shape (p,)."""
+    result: NDArray[np.float64] = np.matmul(weights, z).astype(np.float64, copy=False)
+    return result
+
+
+def add_gram(z: NDArray[Any], out: NDArray[np.float64], scratch: NDArray[Any] | None) -> None:
+    """Add the upper triangle of zᵀz to `out` (p, p); float32 rows go through `scratch`."""
+    if scratch is None:
+        syrk(z, out)
+    else:
+        syrk(z, scratch, beta=0.0)
+        out += scratch
+
+
+def add_cross(
+    x: NDArray[Any], y: NDArray[Any], out: NDArray[np.float64], scratch: NDArray[Any] | None
+) -> None:
+    """Add xᵀy to `out` (p, q); float32 rows go through `scratch`."""
+    if scratch is None:
+        gemm(x, y, out)
+    else:
+        gemm(x, y, scratch, beta=0.0)
+        out += scratch
+
+
+def add_squares(z: NDArray[Any], out: NDArray[np.float64]) -> None:
+    """Add the sums of squares of the columns of `z` to `out` (p,)."""
+    out += np.einsum("ij,ij->j", z, z)

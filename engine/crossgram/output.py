@@ -1,0 +1,172 @@
+"""Outputs that are whole or absent: written beside their place, synced, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from crossgram.errors import InputError, OutputExistsError, RunError
+
+__all__ = ["check_output", "refuse_overlap", "uninterrupted", "whole_directory", "whole_file"]
+
+_Result = TypeVar("_Result")
+
+_OURS = ("zarr.json", ".zgroup", ".zarray", "truth.safetensors", "demo.json")
+"""One of these is in every folder that crossgram makes or reads as a store."""
+
+
+def check_output(path: Path, *, overwrite: bool, folder: bool = False) -> None:
+    """Refuse an output that is there already, or whose directory cannot be written.
+
+    Called before any work, so that a long run does not fail at its end. To overwrite replaces a
+    file by a file, and a folder only by another one that crossgram made.
+    """
+    if (path.exists() or path.is_symlink()) and not overwrite:
+        raise OutputExistsError(
+            f"{path}: already exists; choose another name, or overwrite it (--overwrite)"
+        )
+    if path.exists():
+        _check_replaceable(path, folder)
+    parent = path.parent
+    if not parent.is_dir():
+        raise InputError(f"{path}: the directory {parent} does not exist; create it first")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: the directory {parent} cannot be written (permission denied)")
+
+
+def _check_replaceable(path: Path, folder: bool) -> None:
+    if not folder and not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise InputError(f"{path}: is {what}, a file cannot take its place; choose another name")
+    if folder and not path.is_dir():
+        raise InputError(f"{path}: is a file, a folder cannot take its place; choose another name")
+    if folder and any(path.iterdir()) and not any((path / name).exists() for name in _OURS):
+        raise InputError(
+            f"{path}: holds files that crossgram did not make, and would be removed with them; "
+            "choose another name"
+        )
+
+
+def refuse_overlap(target: Path, *sources: str | Path) -> None:
+    """Refuse an output that would replace what is read for it."""
+    outer = target.resolve()
+    for source in sources:
+        inner = Path(source).resolve()
+        if inner == outer or outer in inner.parents:
+            raise InputError(
+                f"{target}: is {source} or a folder around it, and would be replaced; choose "
+                "another output"
+            )
+
+
+@contextmanager
+def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary name to write to; sync and rename it to `path` if all went well."""
+    check_output(path, overwrite=overwrite)
+    with _run_errors(path):
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(descriptor)
+    temporary = Path(name)
+    try:
+        with _run_errors(path):
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary directory to fill; rename it to `path` if all went well.
+
+    What stood at `path` stays until the new directory is complete.
+    """
+    check_output(path, overwrite=overwrite, folder=True)
+    with _run_errors(path):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        with _run_errors(path):
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            uninterrupted(lambda: _put_in_place(temporary, path))
+            _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def uninterrupted(work: Callable[[], _Result]) -> _Result:
+    """Do some work to its end, also when Ctrl-C comes in between; it is raised afterwards.
+
+    Zarr's own threads go on writing after Ctrl-C, and would put files into a directory that is
+    being removed.
+    """
+    future: Future[_Result] = Future()
+
+    def run() -> None:
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001  (raised where the result is asked for)
+                future.set_exception(error)
+
+    try:
+        threading.Thread(target=run).start()
+        return future.result()
+    except BaseException:
+        # not left to an executor: Ctrl-C while it starts its thread makes it forget the thread
+        while not (future.cancel() or future.done()):
+            with suppress(KeyboardInterrupt):
+                wait([future])
+        raise
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    if not path.exists():
+        temporary.rename(path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    path.rename(old / path.name)
+    try:
+        temporary.rename(path)
+    except OSError:
+        (old / path.name).rename(path)
+        old.rmdir()
+        raise
+    shutil.rmtree(old)
+
+
+@contextmanager
+def _run_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"{path}: the disk is full; nothing was left behind, free some space and run again"
+            ) from error
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

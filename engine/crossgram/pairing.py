@@ -1,0 +1,296 @@
+"""Row i of every source must be the same image: checking that, and joining rows by id."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossgram.errors import PairingError
+from crossgram.source import Source, raw_reader
+from crossgram.store import Column
+
+__all__ = ["check_counts", "check_ids", "joined"]
+
+_COLUMN_ROWS = 65_536
+_BLOCK_BYTES = 16 << 20
+_PARTITION_ROWS = 262_144
+_MOST_PARTITIONS = 256
+_RECORD = np.dtype([("digest", "S16"), ("row", np.int64)])
+_NOWHERE = -1
+
+
+def check_counts(sources: Sequence[Source]) -> None:
+    """Refuse sources with different numbers of rows, with the counts of ids where there are any.
+
+    Raises
+    ------
+    PairingError
+        Nothing is ever cut to the shorter one.
+    """
+    first = sources[0]
+    for other in sources[1:]:
+        if other.rows == first.rows:
+            continue
+        counts = f"{first.label} has {first.rows} rows, {other.label} has {other.rows}"
+        if first.ids is None or other.ids is None:
+            raise PairingError(
+                f"{counts}; row i must be the same image in both. They have no ids to be joined "
+                "by: make stores with ids, or give the same rows"
+            )
+        raise PairingError(f"{counts}; {_common(first, other)}")
+
+
+def check_ids(sources: Sequence[Source], start: int, stop: int) -> None:
+    """Compare the ids of rows `start` to `stop` of all sources that have ids.
+
+    Raises
+    ------
+    PairingError
+        Names the first row that differs and both ids, and counts the ids in common.
+    """
+    named = [(source, source.ids) for source in sources if source.ids is not None]
+    if len(named) < 2:
+        return
+    first, first_ids = named[0]
+    for other, other_ids in named[1:]:
+        if first_ids.stored_alike(other_ids, start, stop):
+            continue
+        expected, found = first_ids.read(start, stop), other_ids.read(start, stop)
+        _check_same_kind(first, other)
+        different = expected != found
+        if different.any():
+            row = int(np.argmax(different))
+            raise PairingError(
+                f"row {start + row} is {str(expected[row])!r} in {first.label} and "
+                f"{str(found[row])!r} in {other.label}; {_common(first, other)}"
+            )
+
+
+def _check_same_kind(first: Source, other: Source) -> None:
+    assert first.ids is not None
+    assert other.ids is not None
+    kinds = [ids.array.dtype.kind for ids in (first.ids, other.ids)]
+    if kinds[0] != kinds[1]:
+        names = ["integers" if kind == "i" else "text" for kind in kinds]
+        raise PairingError(
+            f"the ids of {first.label} are {names[0]}, those of {other.label} {names[1]}; make "
+            "both text or both integers"
+        )
+
+
+def _ids(source: Source, start: int, stop: int) -> NDArray[Any]:
+    assert source.ids is not None
+    return source.ids.read(start, stop)
+
+
+def _common(first: Source, other: Source) -> str:
+    try:
+        with tempfile.TemporaryDirectory(prefix="crossgram-ids-") as directory:
+            common = _match([first, other], Path(directory)).rows
+    except PairingError as error:
+        return str(error)
+    same = common == first.rows == other.rows
+    only = f", {first.rows - common} only in the first, {other.rows - common} only in the second"
+    return f"{common} ids are in both{'' if same else only}. To pair the rows by id: --join ids"
+
+
+@contextmanager
+def joined(
+    sources: Sequence[Source], directory: str | Path | None = None
+) -> Iterator[list[Source]]:
+    """Pair the rows of sources by id: those that all have, in the order of the first.
+
+    Memory is bounded: ids are matched by digest, partition by partition, in temporary files, and
+    a source in another order is rewritten once, in the joined order, to a temporary file.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+        All with ids, each id once.
+    directory : path, optional
+        Where temporary files go; by default the system's temporary directory.
+
+    Raises
+    ------
+    PairingError
+        If a source has no ids, an id occurs twice in one, or no id is in all.
+    """
+    for source in sources:
+        if source.ids is None:
+            raise PairingError(f"join: {source.label} has no ids; add them with ingest")
+        _check_same_kind(sources[0], source)
+    with tempfile.TemporaryDirectory(prefix="crossgram-join-", dir=directory) as name:
+        match = _match(sources, Path(name))
+        if match.rows == 0:
+            raise PairingError(
+                f"join: no id is in all of {', '.join(source.label for source in sources)}"
+            )
+        aligned = [
+            _in_order(source, position, match.rows, Path(name) / f"rows-{k}")
+            for k, (source, position) in enumerate(zip(sources, match.positions, strict=True))
+        ]
+        # joined rows have the same ids, and those of the first are in the order of its store
+        yield [replace(source, ids=aligned[0].ids) for source in aligned]
+
+
+@dataclass(frozen=True)
+class _Match:
+    """Where each row of each source goes in the joined order, -1 for nowhere."""
+
+    rows: int
+    positions: list[NDArray[np.int64]]
+
+
+def _match(sources: Sequence[Source], directory: Path) -> _Match:
+    largest = max(source.rows for source in sources)
+    partitions = min(-(-largest // _PARTITION_ROWS), _MOST_PARTITIONS)
+    files = [
+        _partition_ids(source, partitions, directory / f"ids-{k}")
+        for k, source in enumerate(sources)
+    ]
+    counterparts = [
+        _on_disk(directory / f"counterpart-{k}", source.rows) for k, source in enumerate(sources)
+    ]
+    for part in range(partitions):
+        records = [np.fromfile(paths[part], _RECORD) for paths in files]
+        rows = _intersect(records, sources)
+        for counterpart, own_rows in zip(counterparts, rows, strict=True):
+            counterpart[own_rows] = rows[0]
+    return _number(counterparts, directory)
+
+
+def _partition_ids(source: Source, partitions: int, stem: Path) -> list[Path]:
+    """Write (digest, row) records of all ids to files by digest, and return the files."""
+    paths = [stem.with_name(f"{stem.name}.{part}") for part in range(partitions)]
+    handles = [path.open("wb") for path in paths]
+    try:
+        for start in range(0, source.rows, _COLUMN_ROWS):
+            stop = min(start + _COLUMN_ROWS, source.rows)
+            records = np.empty(stop - start, _RECORD)
+            records["row"] = np.arange(start, stop)
+            digests = [
+                hashlib.blake2b(str(value).encode(), digest_size=16).digest()
+                for value in _ids(source, start, stop)
+            ]
+            records["digest"] = np.array(digests, dtype="S16")
+            part = np.array([digest[0] for digest in digests]) * partitions // _MOST_PARTITIONS
+            for number, handle in enumerate(handles):
+                handle.write(records[part == number].tobytes())
+    finally:
+        for handle in handles:
+            handle.close()
+    return paths
+
+
+def _intersect(records: list[NDArray[Any]], sources: Sequence[Source]) -> list[NDArray[np.int64]]:
+    """Return, per source, the rows whose digests all sources have, in the same order."""
+    digests, rows = [], []
+    for source, part in zip(sources, records, strict=True):
+        order = np.argsort(part["digest"], kind="stable")
+        digests.append(part["digest"][order])
+        rows.append(part["row"][order])
+        repeated = np.flatnonzero(digests[-1][1:] == digests[-1][:-1])
+        if len(repeated):
+            earlier, row = rows[-1][repeated[0] : repeated[0] + 2].tolist()
+            raise PairingError(
+                f"{source.label}: rows {earlier} and {row} have the same id "
+                f"{str(_ids(source, row, row + 1)[0])!r}; ids name one image each"
+            )
+    common = reduce(partial(np.intersect1d, assume_unique=True), digests)
+    return [own[np.searchsorted(each, common)] for own, each in zip(rows, digests, strict=True)]
+
+
+def _number(counterparts: list[NDArray[np.int64]], directory: Path) -> _Match:
+    """Turn rows of the first source into positions among those that all sources have."""
+    position = _on_disk(directory / "position", len(counterparts[0]))
+    count = 0
+    for start in range(0, len(position), _COLUMN_ROWS):
+        wanted = counterparts[0][start : start + _COLUMN_ROWS] != _NOWHERE
+        numbers = count + np.cumsum(wanted) - 1
+        position[start : start + _COLUMN_ROWS] = np.where(wanted, numbers, _NOWHERE)
+        count += int(wanted.sum())
+    for counterpart in counterparts:
+        for start in range(0, len(counterpart), _COLUMN_ROWS):
+            rows = counterpart[start : start + _COLUMN_ROWS]
+            rows[rows != _NOWHERE] = position[rows[rows != _NOWHERE]]
+    return _Match(count, counterparts)
+
+
+def _on_disk(path: Path, rows: int) -> NDArray[np.int64]:
+    array: NDArray[np.int64] = np.memmap(path, np.int64, "w+", shape=(rows,))
+    array[:] = _NOWHERE
+    return array
+
+
+def _in_order(source: Source, position: NDArray[np.int64], rows: int, path: Path) -> Source:
+    """Return the source with its rows in joined order, rewritten unless they are so already."""
+    if rows == source.rows and _is_identity(position):
+        return source
+    row_bytes = source.dim * source.dtype.itemsize
+    with path.open("wb") as file:
+        file.truncate(rows * row_bytes)
+    origin = _on_disk(path.with_suffix(".origin"), rows)
+    buffer = np.empty((max(1, _BLOCK_BYTES // row_bytes), source.dim), source.dtype)
+    for start in range(0, source.rows, len(buffer)):
+        stop = min(start + len(buffer), source.rows)
+        source.read(start, buffer[: stop - start])
+        where = np.asarray(position[start:stop])
+        kept = where != _NOWHERE
+        # mapped anew for every block, so that the pages of the last one are given back
+        target = np.memmap(path, source.dtype, "r+", shape=(rows, source.dim))
+        target[where[kept]] = buffer[: stop - start][kept]
+        origin[where[kept]] = np.arange(start, stop)[kept]
+    return Source(
+        label=source.label,
+        rows=rows,
+        dim=source.dim,
+        dtype=source.dtype,
+        chunk_rows=1,
+        read=raw_reader(path, 0, row_bytes),
+        ids=_gathered(source.ids, origin),
+        labels=_gathered(source.labels, origin),
+        origin=origin,
+    )
+
+
+def _is_identity(position: NDArray[np.int64]) -> bool:
+    return all(
+        np.array_equal(
+            position[start : start + _COLUMN_ROWS],
+            np.arange(start, min(start + _COLUMN_ROWS, len(position))),
+        )
+        for start in range(0, len(position), _COLUMN_ROWS)
+    )
+
+
+class _Gathered:
+    """Values of a column at given rows, read piece by piece so that memory is bounded."""
+
+    def __init__(self, column: Column, rows: NDArray[np.int64]) -> None:
+        self.shape = rows.shape
+        self.dtype = column.array.dtype
+        self._column = column
+        self._rows = rows
+
+    def __getitem__(self, selection: slice) -> NDArray[Any]:
+        rows = np.asarray(self._rows[selection])
+        values = np.empty(len(rows), self.dtype)
+        pieces = rows // _COLUMN_ROWS
+        for piece in np.unique(pieces).tolist():
+            start, inside = piece * _COLUMN_ROWS, pieces == piece
+            stop = min(start + _COLUMN_ROWS, len(self._column))
+            values[inside] = self._column.read(start, stop)[rows[inside] - start]
+        return values
+
+
+def _gathered(column: Column | None, origin: NDArray[np.int64]) -> Column | None:
+    return None if column is None else Column(_Gathered(column, origin), column.label)

@@ -1,0 +1,280 @@
+"""Plan: what a run will read, hold in memory and compute, fixed before it starts."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crossgram.accumulator import TILE_ROWS
+from crossgram.errors import InputError, MemoryLimitError
+from crossgram.source import Source
+from crossgram.spaces import Pair, Space, elements
+
+__all__ = ["Plan", "Segment", "available_threads", "make_plan", "parse_bytes"]
+
+_SEGMENT_ROWS = 16_384
+_MOST_SEGMENTS = 1024
+_BLOCK_BYTES = 16 << 20
+_RING_BLOCKS = 3
+_RESERVED_BYTES = 24 << 20
+_THREAD_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows `start` to `stop`, accumulated in order by one thread."""
+
+    index: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, before it starts.
+
+    Attributes
+    ----------
+    spaces : tuple of Space
+        What is read, in order.
+    pairs : frozenset of Pair
+        The blocks that are accumulated.
+    rows : int
+        Images.
+    segment_rows, block_rows : int
+        Rows of a segment and of one read.
+    ring_blocks : int
+        Blocks that each thread's ring holds.
+    threads : int
+        Segments that are worked on at once; each has a reader thread of its own beside it.
+    folds : int
+        Sets of moments kept apart.
+    precision : {"exact", "fast"}
+        Arithmetic of the products.
+    bytes_to_read : int
+        Size of the embeddings, as decoded.
+    flops : int
+        Additions and multiplications of the products.
+    memory : mapping of str to int
+        Bytes held above the interpreter with imports, by purpose.
+    """
+
+    spaces: tuple[Space, ...]
+    pairs: frozenset[Pair]
+    rows: int
+    segment_rows: int
+    block_rows: int
+    ring_blocks: int
+    threads: int
+    folds: int
+    precision: str
+    bytes_to_read: int
+    flops: int
+    memory: Mapping[str, int]
+
+    @property
+    def segments(self) -> int:
+        """Number of segments."""
+        return -(-self.rows // self.segment_rows)
+
+    @property
+    def planned_memory_bytes(self) -> int:
+        """Most bytes held at once, above the interpreter with imports."""
+        return sum(self.memory.values())
+
+    def segment(self, index: int) -> Segment:
+        """Return the segment at a position."""
+        start = index * self.segment_rows
+        return Segment(index, start, min(start + self.segment_rows, self.rows))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            "spaces": [{"name": s.name, "dim": s.dim} for s in self.spaces],
+            "blocks": [[self.spaces[i].name, self.spaces[j].name] for i, j in sorted(self.pairs)],
+            "rows": self.rows,
+            "segments": self.segments,
+            "segment_rows": self.segment_rows,
+            "block_rows": self.block_rows,
+            "ring_blocks": self.ring_blocks,
+            "threads": self.threads,
+            "folds": self.folds,
+            "precision": self.precision,
+            "bytes_to_read": self.bytes_to_read,
+            "flops": self.flops,
+            "memory": dict(self.memory),
+            "planned_memory_bytes": self.planned_memory_bytes,
+        }
+
+
+def make_plan(
+    sources: Sequence[Source],
+    spaces: Sequence[Space],
+    pairs: Iterable[Pair],
+    *,
+    folds: int = 1,
+    precision: str = "exact",
+    memory: int | None = None,
+    threads: int | None = None,
+    solve: Pair | None = None,
+) -> Plan:
+    """Plan a pass over paired sources.
+
+    Parameters
+    ----------
+    sources, spaces : sequences of the same length
+        What is read and how it is named.
+    pairs : iterable of Pair
+        The blocks to accumulate.
+    folds : int
+        Sets of moments to keep apart.
+    precision : {"exact", "fast"}
+        Arithmetic of the products.
+    memory : int, optional
+        Bytes that the run may hold above the interpreter with imports.
+    threads : int, optional
+        Segments to work on at once; by default the processors that this process may use.
+    solve : Pair, optional
+        The map that will be solved afterwards, whose memory counts too.
+
+    Raises
+    ------
+    MemoryLimitError
+        If not even the smallest blocks and one thread fit `memory`.
+    """
+    rows = sources[0].rows
+    wanted = frozenset(pairs)
+    dims = [space.dim for space in spaces]
+    segment_rows = _segment_rows(sources, rows)
+    block_rows = _block_rows(sources, segment_rows)
+    count = min(threads or available_threads(), -(-rows // segment_rows))
+    ring = _RING_BLOCKS
+
+    def estimate() -> dict[str, int]:
+        segments = -(-rows // segment_rows)
+        return _memory(
+            sources, spaces, wanted, block_rows, ring, count, folds, segments, precision, solve
+        )
+
+    # of whole tiles and one fold, smaller blocks give the same bits; of others they do not, and
+    # are cut only when one lane is left, so that the result does not depend on the threads
+    same_bits = folds == 1 and block_rows % TILE_ROWS == 0
+    while memory is not None and sum(estimate().values()) > memory:
+        if ring > 2:
+            ring -= 1
+        elif same_bits and block_rows > TILE_ROWS:
+            block_rows = max(1, block_rows // 2 // TILE_ROWS) * TILE_ROWS
+        elif count > 1:
+            count -= 1
+        elif block_rows > TILE_ROWS:
+            block_rows = max(TILE_ROWS, block_rows // 2)
+        else:
+            raise MemoryLimitError(_refusal(memory, estimate()))
+    return Plan(
+        spaces=tuple(spaces),
+        pairs=wanted,
+        rows=rows,
+        segment_rows=segment_rows,
+        block_rows=block_rows,
+        ring_blocks=ring,
+        threads=count,
+        folds=folds,
+        precision=precision,
+        bytes_to_read=sum(rows * source.dim * source.dtype.itemsize for source in sources),
+        flops=rows * sum(dims[i] * dims[j] * (1 if i == j else 2) for i, j in wanted),
+        memory=estimate(),
+    )
+
+
+def available_threads() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes of a size such as "2GB", "512MiB" or "1500000000".
+
+    Raises
+    ------
+    InputError
+        If it is no size.
+
+    Examples
+    --------
+    >>> parse_bytes("2GB"), parse_bytes("512 MiB")
+    (2000000000, 536870912)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise InputError(f"memory: {text!r} is not a size; write it like 2GB or 512MiB")
+    number, prefix, binary = match.groups()
+    power = " kmgt".index(prefix.lower()) if prefix else 0
+    return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+def _segment_rows(sources: Sequence[Source], rows: int) -> int:
+    unit = math.lcm(*(source.chunk_rows for source in sources))
+    if unit > _SEGMENT_ROWS:
+        unit = max(source.chunk_rows for source in sources)
+    wanted = max(_SEGMENT_ROWS, -(-rows // _MOST_SEGMENTS))
+    return -(-wanted // unit) * unit
+
+
+def _block_rows(sources: Sequence[Source], segment_rows: int) -> int:
+    row_bytes = sum(source.dim * source.dtype.itemsize for source in sources)
+    unit = max(TILE_ROWS, *(source.chunk_rows for source in sources))
+    wanted = max(1, _BLOCK_BYTES // (row_bytes * unit)) * unit
+    return min(wanted, segment_rows)
+
+
+def _memory(
+    sources: Sequence[Source],
+    spaces: Sequence[Space],
+    pairs: frozenset[Pair],
+    block_rows: int,
+    ring: int,
+    threads: int,
+    folds: int,
+    segments: int,
+    precision: str,
+    solve: Pair | None,
+) -> dict[str, int]:
+    row_bytes = sum(source.dim * source.dtype.itemsize for source in sources)
+    dims = [space.dim for space in spaces]
+    # a chunk that is read in part is held as it is stored and as a whole besides
+    chunk_bytes = sum(
+        s.chunk_rows * s.dim * s.dtype.itemsize * (2 if block_rows % s.chunk_rows else 1)
+        for s in sources
+    )
+    unit_rows = TILE_ROWS * max([space.dim for space in spaces if space.normalized], default=0) * 8
+    moments = 8 * folds * elements(dims, pairs)
+    products = 2 * moments if precision == "exact" else 5 * moments // 2
+    tile_bytes = TILE_ROWS * sum(dims) * (8 if precision == "exact" else 4)
+    # while the last segments are being finished, one node waits for each bit of those before
+    waiting = (segments - threads + 1).bit_length() - 1
+    terms = {
+        "ring": threads * ring * block_rows * row_bytes,
+        "decoding": threads * chunk_bytes,
+        "tiles": threads * (folds * tile_bytes + unit_rows),
+        "accumulators": threads * products,
+        "merging": waiting * moments,
+    }
+    solving = 0
+    if solve is not None:
+        p, q = (dims[k] for k in solve)
+        solving = 8 * (4 * p * p + 4 * p * q) + moments
+    terms["solving"] = max(0, solving - sum(terms.values()))
+    return {"reserved": _RESERVED_BYTES + threads * _THREAD_BYTES, **terms}
+
+
+def _refusal(memory: int, terms: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in terms.items() if size)
+    return (
+        f"memory: {memory:,} bytes given, with the smallest blocks and one thread the run "
+        f"holds {sum(terms.values()) / 1e6:,.0f} MB ({listed}); "
+        "give it more, or use fewer folds or spaces"
+    )

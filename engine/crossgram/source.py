@@ -1,0 +1,259 @@
+"""Whatever rows can be streamed from, behind one small interface.
+
+An `EmbeddingStore`, a plain two-dimensional Zarr array, a .npy file, a NumPy or a Dask array:
+`open_source` makes a `Source` of each.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from crossgram.errors import CorruptDataError, InputError
+from crossgram.store import Column, EmbeddingStore
+from crossgram.zarr_io import check_array, chunk_rows, open_node, read_rows
+
+__all__ = [
+    "Source",
+    "SourceLike",
+    "check_matrix",
+    "check_npy_size",
+    "open_source",
+    "raw_reader",
+    "read_npy_header",
+]
+
+SourceLike: TypeAlias = Any
+"""A path (text or Path), EmbeddingStore, zarr.Array, NumPy array, Dask array or Source."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows that can be read by range, any number of times and from several threads.
+
+    Attributes
+    ----------
+    label : str
+        How messages name it.
+    rows, dim : int
+        Shape.
+    dtype : numpy.dtype
+        What `read` delivers.
+    chunk_rows : int
+        Reads that start and stop at multiples of it decode nothing twice.
+    read : callable
+        `read(start, out)` fills `out` (any number of rows, dim) with the rows from `start`.
+    ids, labels : Column or None
+        One value per row.
+    origin : ndarray of int, shape (rows,), or None
+        Which row of what `label` names each row is, where rows were joined in another order.
+    """
+
+    label: str
+    rows: int
+    dim: int
+    dtype: np.dtype[Any]
+    chunk_rows: int
+    read: Callable[[int, NDArray[Any]], None]
+    ids: Column | None = None
+    labels: Column | None = None
+    origin: NDArray[np.int64] | None = None
+
+    def row_numbers(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Return what messages call the rows `start` to `stop`."""
+        return np.arange(start, stop) if self.origin is None else self.origin[start:stop]
+
+
+def open_source(given: SourceLike, name: str = "array") -> Source:
+    """Make a `Source` of what a caller passed.
+
+    Parameters
+    ----------
+    given : path, EmbeddingStore, zarr.Array, ndarray, dask.array.Array or Source
+        Rows x columns of floats.
+    name : str
+        How messages call an array, which has no path.
+
+    Raises
+    ------
+    InputError
+        If it is nothing of that kind, has no rows, is not two-dimensional or not floating.
+    CorruptDataError
+        If a file's parts contradict each other.
+    """
+    if isinstance(given, str | os.PathLike):
+        return _open_path(Path(given))
+    if isinstance(given, EmbeddingStore):
+        return _from_store(given)
+    if isinstance(given, zarr.Array):
+        return _from_zarr(given, str(given.store_path))
+    if hasattr(given, "__dask_graph__") and hasattr(given, "chunks"):
+        return _from_dask(given, name)
+    if isinstance(given, Source):
+        return given
+    if np.ma.is_masked(given):
+        raise InputError(f"{name}: has masked values; fill them with NaN, or leave the rows out")
+    return _from_array(np.asarray(given), name)
+
+
+def _open_path(path: Path) -> Source:
+    if path.is_file() and path.suffix == ".npy":
+        return _from_npy(path)
+    node = open_node(path)
+    if isinstance(node, zarr.Array):
+        return _from_zarr(node, str(path))
+    return _from_store(EmbeddingStore.open(path))
+
+
+def _from_store(store: EmbeddingStore) -> Source:
+    return Source(
+        label=str(store.path),
+        rows=store.rows,
+        dim=store.dim,
+        dtype=store.dtype,
+        chunk_rows=store.chunk_rows,
+        read=store.read,
+        ids=store.ids,
+        labels=store.labels,
+    )
+
+
+def _from_zarr(array: zarr.Array[Any], label: str) -> Source:
+    check_matrix(array.shape, array.dtype, label)
+    check_array(array, label)
+    return Source(
+        label=label,
+        rows=array.shape[0],
+        dim=array.shape[1],
+        dtype=array.dtype,
+        chunk_rows=chunk_rows(array),
+        read=lambda start, out: read_rows(array, start, out, label, all_stored=True),
+    )
+
+
+def _from_array(array: NDArray[Any], name: str) -> Source:
+    check_matrix(array.shape, array.dtype, name)
+
+    def read(start: int, out: NDArray[Any]) -> None:
+        out[:] = array[start : start + len(out)]
+
+    return Source(name, array.shape[0], array.shape[1], array.dtype, 1, read)
+
+
+def _from_dask(array: Any, name: str) -> Source:
+    check_matrix(array.shape, array.dtype, name)
+    if np.isnan(array.shape).any():
+        raise InputError(
+            f"{name}: Dask does not know its shape; call its compute_chunk_sizes() first"
+        )
+
+    def read(start: int, out: NDArray[Any]) -> None:
+        out[:] = array[start : start + len(out)].compute(scheduler="synchronous")
+
+    return Source(name, array.shape[0], array.shape[1], array.dtype, max(array.chunks[0]), read)
+
+
+def _from_npy(path: Path) -> Source:
+    shape, dtype, fortran_order, offset = read_npy_header(path)
+    check_matrix(shape, dtype, str(path))
+    check_npy_size(path, shape, dtype, offset)
+    rows, dim = shape
+    if fortran_order:
+        read = _column_reader(path, offset, rows)
+    else:
+        read = raw_reader(path, offset, dim * dtype.itemsize)
+    return Source(str(path), rows, dim, dtype, 1, read)
+
+
+def read_npy_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
+    """Return shape, dtype, whether the order is Fortran's, and where the values begin.
+
+    Raises
+    ------
+    CorruptDataError
+        If it is not a .npy file.
+    """
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            if version == (1, 0):
+                header = np.lib.format.read_array_header_1_0(file)
+            else:
+                header = np.lib.format.read_array_header_2_0(file)
+            offset = file.tell()
+    except PermissionError as error:
+        raise InputError(f"{path}: cannot be read (permission denied)") from error
+    except Exception as error:
+        raise CorruptDataError(f"{path}: not a .npy file: {error}") from error
+    shape, fortran_order, dtype = header
+    return shape, dtype, fortran_order, offset
+
+
+def check_npy_size(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> None:
+    """Refuse a .npy file that is shorter than its header declares."""
+    declared = offset + math.prod(shape) * dtype.itemsize
+    found = path.stat().st_size
+    if found < declared:
+        raise CorruptDataError(
+            f"{path}: truncated, {found:,} bytes found, its header declares {declared:,}; copy "
+            "it again"
+        )
+
+
+def raw_reader(path: Path, offset: int, row_bytes: int) -> Callable[[int, NDArray[Any]], None]:
+    """Return a `read` for rows that lie one after the other in a file, from `offset` on.
+
+    By position instead of by memory map: mapped pages would count as this process's memory.
+    """
+
+    def read(start: int, out: NDArray[Any]) -> None:
+        with path.open("rb", buffering=0) as file:
+            _fill(out, file, offset + start * row_bytes)
+
+    return read
+
+
+def _column_reader(path: Path, offset: int, rows: int) -> Callable[[int, NDArray[Any]], None]:
+    """Return a `read` for rows whose columns lie one after the other in a file."""
+
+    def read(start: int, out: NDArray[Any]) -> None:
+        column = np.empty(len(out), out.dtype)
+        with path.open("rb", buffering=0) as file:
+            for k in range(out.shape[1]):
+                _fill(column, file, offset + (k * rows + start) * out.dtype.itemsize)
+                out[:, k] = column
+
+    return read
+
+
+def _fill(out: NDArray[Any], file: FileIO, position: int) -> None:
+    file.seek(position)
+    view = out.reshape(-1).view(np.uint8).data
+    while view.nbytes:
+        count = file.readinto(view)
+        if not count:
+            raise CorruptDataError(f"{file.name}: ended early, it was cut while being read")
+        view = view[count:]
+
+
+def check_matrix(shape: tuple[int, ...], dtype: np.dtype[Any], label: str) -> None:
+    """Refuse what is not rows x columns of floats, at least one of each."""
+    if len(shape) != 2:
+        raise InputError(f"{label}: has shape {tuple(shape)}, expected rows x columns")
+    if dtype.kind != "f" or dtype.itemsize > 8:
+        raise InputError(
+            f"{label}: has dtype {dtype}, expected float16, float32 or float64; convert it"
+        )
+    if 0 in shape:
+        raise InputError(
+            f"{label}: has shape {tuple(shape)}; expected at least one row and one column"
+        )

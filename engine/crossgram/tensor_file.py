@@ -1,0 +1,111 @@
+"""Safetensors files with a JSON document of facts: maps and moments on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossgram.errors import CorruptDataError, InputError
+from crossgram.output import whole_file
+
+__all__ = ["kind_of", "read_tensors", "write_tensors"]
+
+_FORMAT = 1
+_KEY = "crossgram"
+
+
+def write_tensors(
+    path: Path,
+    kind: str,
+    tensors: Mapping[str, NDArray[Any]],
+    facts: Mapping[str, Any],
+    *,
+    overwrite: bool,
+) -> None:
+    """Write arrays and facts to one safetensors file, whole or not at all."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    document = json.dumps({"kind": kind, "format": _FORMAT, **facts}, allow_nan=False)
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    with whole_file(path, overwrite=overwrite) as temporary:
+        try:
+            save_file(contiguous, temporary, metadata={_KEY: document})
+        except SafetensorError as error:
+            raise _os_error(error) from error
+
+
+def _os_error(error: Exception) -> OSError:
+    """Return the OSError that safetensors tells of in words only."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
+
+
+def read_tensors(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Return the arrays and the facts of a file that `write_tensors` wrote.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is of another kind.
+    CorruptDataError
+        If it is truncated or not a safetensors file.
+    """
+    facts = _read_facts(path)
+    if facts.get("kind") != kind:
+        found = facts.get("kind", "nothing that crossgram wrote")
+        raise InputError(f"{path}: holds {found}, expected {kind}")
+    if facts.get("format") != _FORMAT:
+        raise InputError(
+            f"{path}: {kind} format {facts.get('format')!r}, this version reads {_FORMAT}; use "
+            "the version of crossgram that wrote it"
+        )
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+    except (SafetensorError, TypeError, AttributeError) as error:
+        raise CorruptDataError(
+            f"{path}: its arrays cannot be read ({error}); make it again"
+        ) from error
+
+
+def kind_of(path: Path) -> str | None:
+    """Return what kind of crossgram file this is, None if it is none."""
+    kind = _read_facts(path).get("kind")
+    return str(kind) if kind is not None else None
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        what = "a folder, expected a file" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: {what}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            document = (file.metadata() or {}).get(_KEY, "{}")
+    except SafetensorError as error:
+        raise CorruptDataError(
+            f"{path}: not a safetensors file, as maps and moments are, or truncated ({error}); "
+            "make it again, or if it holds embeddings, use `crossgram ingest`"
+        ) from error
+    try:
+        facts = json.loads(document, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise CorruptDataError(
+            f"{path}: its description is not JSON ({error}); make it again"
+        ) from error
+    return facts if isinstance(facts, dict) else {}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}")

@@ -1,0 +1,242 @@
+"""Verification: how well the scores of pairs tell the same class from another.
+
+Scores are similarities: higher is more alike. Genuine pairs are two images of one class (person),
+impostor pairs of two. All rates are exact in the presence of ties.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
+from crossgram.kernels.numpy import unit_rows
+
+__all__ = [
+    "OperatingPoint",
+    "PairScores",
+    "Roc",
+    "area_under_curve",
+    "equal_error_rate",
+    "pair_scores",
+    "roc_curve",
+    "true_accepts_at",
+]
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """Scores of pairs of images.
+
+    Attributes
+    ----------
+    genuine, impostor : ndarray, shapes (N_g,) and (N_i,), float64
+        Of pairs of one class, and of two.
+    """
+
+    genuine: NDArray[np.float64]
+    impostor: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        for name, scores in (("genuine", self.genuine), ("impostor", self.impostor)):
+            if scores.ndim != 1 or not len(scores):
+                raise InputError(
+                    f"{name} scores: an array of shape {scores.shape} given, expected one score "
+                    "per pair and at least one pair"
+                )
+            if not np.isfinite(scores).all():
+                raise NonFiniteError(f"{name} scores: hold NaN or infinity")
+
+
+@dataclass(frozen=True)
+class Roc:
+    """The rates at every threshold, from accepting no pair to accepting all.
+
+    Attributes
+    ----------
+    threshold : ndarray, shape (t,)
+        Falling; infinity, then every distinct score. A pair is accepted if it reaches it.
+    false_accept, true_accept : ndarray, shape (t,)
+        Shares of the impostor and of the genuine pairs accepted.
+    """
+
+    threshold: NDArray[np.float64]
+    false_accept: NDArray[np.float64]
+    true_accept: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What a threshold that keeps a false accept rate achieves.
+
+    Attributes
+    ----------
+    far : float
+        The rate asked for.
+    threshold : float
+        A pair is accepted if its score is above it.
+    true_accept_rate : float
+        Share of the genuine pairs accepted.
+    achieved_far : float
+        Share of the impostor pairs accepted, never above `far`.
+    false_accepts : int
+        Their number.
+    """
+
+    far: float
+    threshold: float
+    true_accept_rate: float
+    achieved_far: float
+    false_accepts: int
+
+
+def pair_scores(
+    labels: ArrayLike, probes: ArrayLike, gallery: ArrayLike | None = None
+) -> PairScores:
+    """Return the cosines of all pairs of different images of a labelled set.
+
+    Parameters
+    ----------
+    labels : array, shape (n,)
+        Class of each image.
+    probes : array, shape (n, d)
+        The images' embeddings.
+    gallery : array, shape (n, d), optional
+        The same images' embeddings by another network. Probe i then meets gallery j, for every i
+        and j but i = j; without it, i meets j once.
+
+    Returns
+    -------
+    PairScores
+        n(n - 1) scores with a gallery, else half as many; memory grows with n².
+
+    Raises
+    ------
+    WidthMismatchError
+        If the arrays do not fit.
+    NonFiniteError
+        If a row is zero, or holds NaN or infinity.
+
+    Examples
+    --------
+    >>> scores = pair_scores(["p", "p", "q"], [[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+    >>> scores.genuine, scores.impostor
+    (array([1.]), array([0., 0.]))
+    """
+    names = np.asarray(labels)
+    left = _unit(probes, "probes")
+    right = left if gallery is None else _unit(gallery, "gallery")
+    if left.shape != right.shape or names.shape != left.shape[:1]:
+        raise WidthMismatchError(
+            f"pair_scores: {names.shape} labels, probes {left.shape} and gallery {right.shape} "
+            "given, expected (n,), (n, d) and (n, d)"
+        )
+    cosines = left @ right.T
+    same = names[:, None] == names
+    pairs = np.triu(np.ones_like(same), 1) if gallery is None else ~np.eye(len(names), dtype=bool)
+    return PairScores(cosines[pairs & same], cosines[pairs & ~same])
+
+
+def area_under_curve(scores: PairScores) -> float:
+    """Return the area under the ROC curve: P(genuine > impostor) + P(equal) / 2.
+
+    Notes
+    -----
+    The Mann-Whitney statistic over N_g N_i, counted in integers (Hanley and McNeil 1982).
+    """
+    impostor = np.sort(scores.impostor)
+    below = np.searchsorted(impostor, scores.genuine, "left").sum(dtype=np.int64)
+    not_above = np.searchsorted(impostor, scores.genuine, "right").sum(dtype=np.int64)
+    return (int(below) + int(not_above)) / (2 * len(scores.genuine) * len(impostor))
+
+
+def roc_curve(scores: PairScores) -> Roc:
+    """Return the ROC curve, one point for every distinct score."""
+    threshold = np.unique(np.concatenate([scores.genuine, scores.impostor]))[::-1]
+    return Roc(
+        np.concatenate([[np.inf], threshold]),
+        _reaching(scores.impostor, threshold),
+        _reaching(scores.genuine, threshold),
+    )
+
+
+def equal_error_rate(scores: PairScores) -> float:
+    """Return the rate at which false accepts and false rejects are equally frequent.
+
+    Notes
+    -----
+    The root of 1 - x - ROC(x), the ROC curve being linear between its points.
+    """
+    roc = roc_curve(scores)
+    excess = roc.false_accept + roc.true_accept - 1
+    after = int(np.argmax(excess >= 0))
+    share = -excess[after - 1] / (excess[after] - excess[after - 1])
+    step = roc.false_accept[after] - roc.false_accept[after - 1]
+    return float(roc.false_accept[after - 1] + share * step)
+
+
+def true_accepts_at(far: float, scores: PairScores) -> OperatingPoint:
+    """Return what is accepted at the lowest threshold that keeps a false accept rate.
+
+    Parameters
+    ----------
+    far : float
+        Above 0 and below 1, and so large that it allows one false accept: far N_i >= 1.
+    scores : PairScores
+
+    Raises
+    ------
+    InputError
+        If there are too few impostor pairs for that rate.
+
+    Notes
+    -----
+    With k = floor(far N_i), the threshold is the (k + 1)-th largest impostor score, and a pair is
+    accepted if its score is above it. So at most k impostors are, also where scores are equal.
+    """
+    if not 0 < far < 1:
+        raise InputError(f"far: {far} given, expected a share above 0 and below 1")
+    count = len(scores.impostor)
+    # the decimal that was written, for 0.29 * 100 is below 29 in binary
+    allowed = math.floor(Fraction(repr(float(far))) * count)
+    if allowed < 1:
+        raise InputError(
+            f"far: {far:g} of {count} impostor pairs is less than one false accept; choose "
+            f"{1 / count:.2g} or more, or score more pairs"
+        )
+    threshold = np.partition(scores.impostor, count - 1 - allowed)[count - 1 - allowed]
+    false_accepts = int(np.count_nonzero(scores.impostor > threshold))
+    return OperatingPoint(
+        far=far,
+        threshold=float(threshold),
+        true_accept_rate=float(np.mean(scores.genuine > threshold)),
+        achieved_far=false_accepts / count,
+        false_accepts=false_accepts,
+    )
+
+
+def _reaching(scores: NDArray[np.float64], threshold: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the share of scores >= each threshold, after a 0 for the infinite one."""
+    below = np.searchsorted(np.sort(scores), threshold, "left")
+    return np.concatenate([[0.0], (len(scores) - below) / len(scores)])
+
+
+def _unit(rows: ArrayLike, name: str) -> NDArray[np.float64]:
+    given = np.asarray(rows)
+    if given.ndim != 2 or not given.size or given.dtype.kind not in "fiu":
+        raise InputError(
+            f"{name}: an array of shape {given.shape} and dtype {given.dtype} given, expected "
+            "rows of numbers"
+        )
+    unit = unit_rows(given)
+    finite = np.isfinite(unit).all(axis=1)
+    if not finite.all():
+        raise NonFiniteError(
+            f"{name}: row {int(np.argmin(finite))} is zero or holds NaN or infinity and has no "
+            "direction; mend it"
+        )
+    return unit

@@ -1,0 +1,254 @@
+"""Reading rows of Zarr arrays into memory that already exists.
+
+Whole chunks are read through the Rust `zarrs` pipeline, which decodes them into the caller's
+buffer. Parts of chunks are read through zarr's own pipeline: `zarrs` does not verify the checksum
+of a chunk that it decodes in part.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+import zarr.errors
+from numpy.typing import NDArray
+from zarr.core.buffer import default_buffer_prototype
+
+from crossgram.errors import CorruptDataError, InputError
+
+__all__ = [
+    "MAX_CHUNK_BYTES",
+    "check_array",
+    "chunk_rows",
+    "open_member",
+    "open_node",
+    "read_rows",
+    "stored_alike",
+]
+
+MAX_CHUNK_BYTES = 1 << 30
+"""No chunk or shard may decode to more; checked before memory is taken."""
+
+_FAST = "zarrs.ZarrsCodecPipeline"
+_VERIFYING = "zarr.core.codec_pipeline.BatchedCodecPipeline"
+_PIPELINE_LOCK = threading.Lock()
+
+
+def open_node(path: str | Path) -> zarr.Array[Any] | zarr.Group:
+    """Open the Zarr array or group at `path`, v3 or v2, for reading.
+
+    Raises
+    ------
+    InputError
+        If nothing is there, or it is not Zarr.
+    """
+    location = Path(path)
+    if not location.exists():
+        raise InputError(f"{path}: no such file or directory")
+    if not location.is_dir():
+        raise InputError(
+            f"{path}: not a Zarr store (a file, where a directory was expected); convert "
+            "it with `crossgram ingest`"
+        )
+    try:
+        with _pipeline(_FAST):
+            return zarr.open(location, mode="r")
+    except (zarr.errors.NodeNotFoundError, FileNotFoundError) as error:
+        raise InputError(
+            f"{path}: not a Zarr store (no zarr.json, .zarray or .zgroup in it); "
+            "convert it with `crossgram ingest`"
+        ) from error
+    except Exception as error:
+        raise CorruptDataError(f"{path}: its Zarr metadata cannot be read: {error}") from error
+
+
+def open_member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None:
+    """Open an array or group inside a group, None if there is none of that name.
+
+    Raises
+    ------
+    CorruptDataError
+        If its metadata cannot be read.
+    """
+    try:
+        with _pipeline(_FAST):
+            return group.get(name)
+    except Exception as error:
+        raise CorruptDataError(
+            f"{str(group.store_path).removeprefix('file://')}: the Zarr metadata of {name!r} "
+            f"cannot be read: {error}"
+        ) from error
+
+
+@contextmanager
+def _pipeline(path: str) -> Iterator[None]:
+    """Have arrays that are opened inside the block read by a pipeline."""
+    import zarrs  # noqa: F401  (registers its pipeline)
+
+    with _PIPELINE_LOCK, warnings.catch_warnings(), zarr.config.set({"codec_pipeline.path": path}):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def chunk_rows(array: zarr.Array[Any]) -> int:
+    """Rows that one stored object holds: of a shard where there are shards, else of a chunk."""
+    return int((array.shards or array.chunks)[0])
+
+
+def check_array(array: zarr.Array[Any], label: str) -> None:
+    """Refuse an array that would be unpickled, or whose chunks exceed `MAX_CHUNK_BYTES`."""
+    codecs = (*(array.filters or ()), *(array.compressors or ()))
+    if any(getattr(codec, "codec_id", None) == "pickle" for codec in codecs):
+        raise InputError(
+            f"{label}: stored with pickle, which can run code when it is read; write it again "
+            "as text or numbers"
+        )
+    shape = array.shards or array.chunks
+    size = int(np.prod(shape, dtype=object)) * array.dtype.itemsize
+    if size > MAX_CHUNK_BYTES:
+        raise InputError(
+            f"{label}: declares chunks of {size:,} bytes each, at most {MAX_CHUNK_BYTES:,} are "
+            "read; write it again with smaller chunks"
+        )
+
+
+def read_rows(
+    array: zarr.Array[Any], start: int, out: NDArray[Any], label: str, *, all_stored: bool
+) -> None:
+    """Decode rows `start` to `start + len(out)` of `array` into `out`.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        One- or two-dimensional.
+    start : int
+        First row.
+    out : ndarray, the array's dtype, C-contiguous
+        Receives the rows.
+    label : str
+        How messages name the array.
+    all_stored : bool
+        Whether every chunk must be there. Zarr reads a missing chunk as its fill value; of
+        embeddings, which are never all zeros, it is lost data.
+
+    Raises
+    ------
+    CorruptDataError
+        Names the first chunk that is missing or cannot be decoded.
+    """
+    stop = start + len(out)
+    if all_stored:
+        _check_chunks_exist(array, start, stop, label)
+    try:
+        _decode(array, start, out)
+    except Exception as error:
+        raise _first_bad_chunk(array, start, stop, label, error) from error
+
+
+def stored_alike(first: zarr.Array[Any], second: zarr.Array[Any], start: int, stop: int) -> bool:
+    """Tell whether the chunks of rows `start` to `stop` are stored with the same bytes.
+
+    Where they are, the rows are equal, and nothing has to be decoded to know it. False says
+    nothing: equal rows may be stored in different ways.
+    """
+    if _layout(first) != _layout(second):
+        return False
+    for index in range(start // chunk_rows(first), -(-stop // chunk_rows(first))):
+        files = [_chunk_file(array, index) for array in (first, second)]
+        contents = [file.read_bytes() if file and file.exists() else None for file in files]
+        if contents[0] is None or contents[0] != contents[1]:
+            return False
+    return True
+
+
+def _layout(array: zarr.Array[Any]) -> dict[str, Any]:
+    facts = array.metadata.to_dict()
+    return {name: facts[name] for name in facts if name not in ("shape", "attributes")}
+
+
+def _decode(array: zarr.Array[Any], start: int, out: NDArray[Any]) -> None:
+    first, last = _whole_chunks(array, start, start + len(out))
+    head, middle, tail = np.split(out, [first - start, last - start])
+    if len(middle):
+        _decode_with(array, first, middle)
+    if len(head) or len(tail):
+        verifying = _verifying(array)
+        for position, part in ((start, head), (last, tail)):
+            if len(part):
+                _decode_with(verifying, position, part)
+
+
+def _whole_chunks(array: zarr.Array[Any], start: int, stop: int) -> tuple[int, int]:
+    """Return the first and the last row of the chunks that lie between two rows."""
+    rows, *columns = array.shards or array.chunks
+    first, last = -(-start // rows) * rows, stop // rows * rows
+    is_cut = any(size % chunk for size, chunk in zip(array.shape[1:], columns, strict=True))
+    if first >= last or is_cut or not array.dtype.isnative:
+        return stop, stop
+    return first, last
+
+
+def _verifying(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """Return the same array, read by zarr's own pipeline."""
+    with _pipeline(_VERIFYING):
+        return zarr.Array(zarr.AsyncArray(array.metadata, array.store_path))
+
+
+def _decode_with(array: zarr.Array[Any], start: int, out: NDArray[Any]) -> None:
+    selection = (slice(start, start + len(out)), *(slice(None),) * (array.ndim - 1))
+    buffer = default_buffer_prototype().nd_buffer.from_numpy_array(out)
+    array.get_basic_selection(selection, out=buffer)
+
+
+def _chunk_file(array: zarr.Array[Any], index: int) -> Path | None:
+    root = getattr(array.store, "root", None)
+    if root is None:
+        return None
+    key = array.metadata.encode_chunk_key((index, *(0,) * (array.ndim - 1)))
+    return Path(root) / array.path / key
+
+
+def _chunk_name(array: zarr.Array[Any], index: int) -> str:
+    rows = chunk_rows(array)
+    last = min((index + 1) * rows, array.shape[0]) - 1
+    key = array.metadata.encode_chunk_key((index, *(0,) * (array.ndim - 1)))
+    return f"chunk {key} (rows {index * rows} to {last})"
+
+
+def _check_chunks_exist(array: zarr.Array[Any], start: int, stop: int, label: str) -> None:
+    rows = chunk_rows(array)
+    for index in range(start // rows, -(-stop // rows)):
+        file = _chunk_file(array, index)
+        if file is not None and not file.exists():
+            raise CorruptDataError(
+                f"{label}: {_chunk_name(array, index)} is missing; restore the file from a copy "
+                "or make the store again"
+            )
+
+
+def _first_bad_chunk(
+    array: zarr.Array[Any], start: int, stop: int, label: str, error: Exception
+) -> CorruptDataError:
+    rows = chunk_rows(array)
+    for index in range(start // rows, -(-stop // rows)):
+        first = max(start, index * rows)
+        last = min(stop, (index + 1) * rows)
+        try:
+            _decode(array, first, np.empty((last - first, *array.shape[1:]), array.dtype))
+        except Exception as chunk_error:  # noqa: BLE001  (codecs raise what they like)
+            return CorruptDataError(
+                f"{label}: {_chunk_name(array, index)} cannot be decoded, it is truncated or "
+                f"damaged ({_first_line(chunk_error)}); restore the file from a copy or make "
+                "the store again"
+            )
+    return CorruptDataError(f"{label}: rows {start} to {stop - 1}: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
