@@ -1,0 +1,1 @@
+"""The crossgram commands: parse, call the library, show progress, print."""

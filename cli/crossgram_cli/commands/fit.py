@@ -1,0 +1,102 @@
+"""crossgram fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from crossgram_cli.options import output_option, pass_options, solve_options
+from crossgram_cli.shared import computes, emit, overwrite_option, progress_bar
+
+if TYPE_CHECKING:
+    from crossgram.fitting import FitReport
+
+__all__ = ["command"]
+
+
+@click.command("fit")
+@click.argument("x", type=click.Path())
+@click.argument("y", type=click.Path())
+@output_option
+@solve_options
+@pass_options
+@click.option(
+    "--normalize-only",
+    type=click.Choice(["source", "target"]),
+    help="Divide the rows of one side only by their lengths.",
+)
+@click.option("--moments", type=click.Path(), help="Keep the moments too, in this file.")
+@overwrite_option
+@computes
+def command(
+    x: str,
+    y: str,
+    output: str,
+    normalize: bool,
+    normalize_only: str | None,
+    folds: int | None,
+    moments: str | None,
+    overwrite: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Fit the least-squares map from X to Y, two networks' embeddings of the same images.
+
+    X and Y are stores, plain two-dimensional Zarr arrays or .npy files. They are read once; row
+    i must be the same image in both.
+
+    \b
+    Example:  crossgram fit a.zarr b.zarr -o a-to-b.safetensors
+              crossgram fit a.zarr b.zarr -o a-to-b.safetensors --folds 5 --group-by labels
+    """
+    import crossgram as cg
+    from crossgram.output import check_output, refuse_overlap
+
+    for path in (output, moments):
+        if path is not None:
+            check_output(Path(path), overwrite=overwrite)
+            refuse_overlap(Path(path), x, y)
+    if moments is not None:
+        refuse_overlap(Path(moments), output)
+    with progress_bar() as progress:
+        report = cg.fit_with_report(
+            x,
+            y,
+            normalize=normalize_only or normalize,
+            folds=folds or 0,
+            progress=progress,
+            **options,
+        )
+    report.map.save(output, overwrite=overwrite)
+    if moments is not None:
+        report.moments.save(moments, overwrite=overwrite)
+    result = report.to_dict() | {"map": output, "moments": moments}
+    emit(result, as_json, _text(report, output, moments))
+
+
+def _text(report: FitReport, output: str, moments: str | None) -> str:
+    from crossgram_cli.text import aligned, map_lines, size
+
+    plan = report.plan
+    lines = [
+        *map_lines(report.map, output),
+        (
+            "time",
+            (
+                f"{report.seconds:.2f} s, {plan.rows / report.seconds:,.0f} rows/s, "
+                f"{size(plan.bytes_to_read / report.seconds)}/s"
+            ),
+        ),
+        (
+            "memory",
+            (
+                f"{size(report.peak_memory_bytes)} at its peak, "
+                f"{size(plan.planned_memory_bytes)} planned"
+            ),
+        ),
+    ]
+    if moments is not None:
+        lines.append(("moments", moments))
+    return aligned(lines)

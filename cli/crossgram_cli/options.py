@@ -1,0 +1,165 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from crossgram.codecs import CODECS
+
+__all__ = ["layout_options", "output_option", "pass_options", "solve_options"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    from crossgram.plan import parse_bytes
+
+    return None if value is None else parse_bytes(value)
+
+
+def _load_weights(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    import numpy as np
+
+    if value is None:
+        return None
+    try:
+        weights = np.load(value, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise click.BadParameter(f"{value}: not a .npy file of numbers ({error})") from error
+    if weights.dtype.kind not in "biuf" or weights.ndim != 1:
+        raise click.BadParameter(
+            f"{value}: holds {weights.dtype} of shape {weights.shape}, expected one number per row"
+        )
+    return weights
+
+
+output_option = click.option(
+    "-o", "--output", required=True, type=click.Path(), help="File to write."
+)
+
+
+def _apply(command: _Command, options: list[Callable[[_Command], _Command]]) -> _Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def pass_options(command: _Command) -> _Command:
+    """Add what says how rows are paired, read and accumulated: `crossgram.accumulation.Options`."""
+    return _apply(
+        command,
+        [
+            click.option(
+                "--folds",
+                type=click.IntRange(2),
+                help="Keep so many sets of rows apart, for cross-validation.",
+            ),
+            click.option(
+                "--group-by",
+                type=click.Choice(["rows", "ids", "labels"]),
+                default="rows",
+                show_default=True,
+                help="Folds of contiguous rows, by hash of the id, or by label, so that all "
+                "images of a person are in one fold.",
+            ),
+            click.option(
+                "--normalize", is_flag=True, help="Divide every row by its Euclidean length."
+            ),
+            click.option(
+                "--weights",
+                type=click.Path(exists=True, dir_okay=False),
+                callback=_load_weights,
+                metavar="FILE",
+                help="A .npy file with a non-negative weight for each row; with --join, for each "
+                "joined row, in the order of the first store.",
+            ),
+            click.option(
+                "--join",
+                type=click.Choice(["ids"]),
+                help="Pair rows by id, leaving out those that not all stores have; without it, "
+                "row i must be the same image in every store.",
+            ),
+            click.option(
+                "--on-nonfinite",
+                type=click.Choice(["stop", "skip"]),
+                default="stop",
+                show_default=True,
+                help="At a row with NaN or infinity: stop, or leave it out of every space.",
+            ),
+            click.option(
+                "--precision",
+                type=click.Choice(["exact", "fast"]),
+                default="exact",
+                show_default=True,
+                help="float64 products; or float32 products of centred rows, nearly twice as fast "
+                "for about 7 digits fewer.",
+            ),
+            click.option(
+                "--memory",
+                callback=_bytes,
+                metavar="SIZE",
+                help="Most memory the run may hold above the interpreter, such as 2GB: blocks "
+                "shrink to fit it, or the run is refused.",
+            ),
+            click.option(
+                "--threads",
+                type=click.IntRange(1),
+                help="Threads; by default one per processor. The result does not depend on it.",
+            ),
+        ],
+    )
+
+
+def solve_options(command: _Command) -> _Command:
+    """Add what says which least-squares problem is solved."""
+    return _apply(
+        command,
+        [
+            click.option(
+                "--no-intercept",
+                "intercept",
+                flag_value=False,
+                default=True,
+                help="Fit no bias: the map goes through the origin.",
+            ),
+            click.option(
+                "--ridge",
+                type=click.FloatRange(min=0),
+                default=0.0,
+                show_default=True,
+                help="Strength of the ridge penalty, on the scale of sums of squares: 1 is mild "
+                "for unit rows.",
+            ),
+        ],
+    )
+
+
+def layout_options(command: _Command) -> _Command:
+    """Add how a new store is laid out on disk."""
+    return _apply(
+        command,
+        [
+            click.option(
+                "--codec",
+                type=click.Choice(CODECS),
+                default="lz4",
+                show_default=True,
+                help="Compression: lz4 reads fast; zstd is smaller where many values are zero, and "
+                "reads half as fast.",
+            ),
+            click.option(
+                "--chunk-rows",
+                type=click.IntRange(1),
+                help="Rows of a chunk; by default about 2 MiB of them.",
+            ),
+            click.option(
+                "--shard-rows",
+                type=click.IntRange(1),
+                help="Rows of a shard file, a multiple of --chunk-rows; by default one file per "
+                "chunk.",
+            ),
+        ],
+    )

@@ -1,0 +1,83 @@
+"""What the commands have in common: options, output and the progress bar."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from crossgram.progress import Progress
+
+__all__ = ["computes", "debug_option", "emit", "overwrite_option", "progress_bar"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and ctx.find_root().obj is not None:
+        ctx.find_root().obj["debug"] = True
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_remember_debug,
+    help="Show the traceback of an error.",
+)
+
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+
+
+def computes(command: _Command) -> _Command:
+    """Add --json (passed as `as_json`) and --debug to a command."""
+    as_json = click.option(
+        "--json", "as_json", is_flag=True, help="One JSON object on standard output."
+    )
+    return as_json(debug_option(command))
+
+
+def emit(result: Mapping[str, Any], as_json: bool, text: str) -> None:
+    """Print a command's result: one JSON object, or text for people."""
+    click.echo(json.dumps(result, allow_nan=False) if as_json else text)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[Progress], None]]:
+    """Give a progress callback that draws rows/s, GB/s and time left on a terminal's stderr."""
+    from tqdm import tqdm
+
+    bar: tqdm[Any] | None = None
+    stage = ""
+
+    def show(progress: Progress) -> None:
+        nonlocal bar, stage
+        if bar is None or progress.stage != stage or progress.rows < bar.n:
+            if bar is not None:
+                bar.close()
+            stage = progress.stage
+            bar = tqdm(
+                desc=stage,
+                total=progress.total_rows,
+                unit="row",
+                unit_scale=True,
+                dynamic_ncols=True,
+                file=sys.stderr,
+                disable=None,
+            )
+        bar.update(progress.rows - bar.n)
+        elapsed = bar.format_dict["elapsed"]
+        if elapsed:
+            bar.set_postfix_str(f"{progress.bytes / 1e9 / elapsed:.2f} GB/s", refresh=False)
+
+    try:
+        yield show
+    finally:
+        if bar is not None:
+            bar.close()

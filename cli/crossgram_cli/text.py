@@ -1,0 +1,85 @@
+"""Results as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crossgram.certificate import Certificate
+    from crossgram.linear_map import LinearMap
+
+__all__ = ["aligned", "certificate_lines", "flattened", "map_lines", "size"]
+
+
+def aligned(rows: Sequence[tuple[str, str]]) -> str:
+    """Return names and values in two columns."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def size(count: float) -> str:
+    """Return a number of bytes with a decimal unit."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def map_lines(fitted: LinearMap, path: str) -> list[tuple[str, str]]:
+    """Return what a map is and how good, as names and values."""
+    assert fitted.certificate is not None
+    ends = (f"{space.name} ({space.dim})" for space in (fitted.source, fitted.target))
+    return [("map", path), ("from, to", " to ".join(ends)), *certificate_lines(fitted.certificate)]
+
+
+def certificate_lines(certificate: Certificate) -> list[tuple[str, str]]:
+    """Return what a certificate says, as names and values."""
+    rows = f"{certificate.rows:,}"
+    if certificate.skipped:
+        rows += f" ({certificate.skipped:,} more left out, not finite)"
+    lines = [
+        ("rows", rows),
+        ("R2", f"{certificate.r2:.6f}"),
+    ]
+    if certificate.cross_validated_r2 is not None:
+        lines.append(
+            ("held-out R2", f"{certificate.cross_validated_r2:.6f} ({certificate.folds} folds)")
+        )
+    lines += [
+        ("rank", f"{certificate.rank} of {certificate.source_dim}"),
+        ("condition", f"{certificate.condition:.3g}"),
+        ("digits", f"{certificate.digits:.1f} of the map are correct, by estimate"),
+        (
+            "method",
+            (
+                f"{certificate.method}, {'an' if certificate.intercept else 'no'} intercept, "
+                f"ridge {certificate.ridge:g}, {certificate.precision} on {certificate.backend}"
+            ),
+        ),
+    ]
+    return lines + [("note", note) for note in certificate.notes]
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return nested JSON values as dotted names and values; items of a list have a line each."""
+    lines: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            lines += flattened(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            lines += [(prefix + name if k == 0 else "", _inline(v)) for k, v in enumerate(value)]
+        elif value is not None:
+            lines.append((prefix + name, _inline(value)))
+    return lines
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_inline(inner)}" for name, inner in value.items())
+    if isinstance(value, list):
+        return " x ".join(_inline(inner) for inner in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
