@@ -1,0 +1,62 @@
+"""Running the real command in a real process."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ENTRY = [sys.executable, "-c", "from crossgram_cli.main import main; main()"]
+
+
+def crossgram(
+    *arguments: object, cwd: Path, before: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run to the end and return exit status and output."""
+    return subprocess.run(
+        [*ENTRY, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        preexec_fn=before,
+    )
+
+
+def succeeds(*arguments: object, cwd: Path) -> dict[str, Any]:
+    """Run with --json, expect success, and return the object."""
+    done = crossgram(*arguments, "--json", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def refused(*arguments: object, cwd: Path, status: int = 2) -> str:
+    """Run, expect an exit status and a plain message, and return the message."""
+    done = crossgram(*arguments, cwd=cwd)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def interrupted(*arguments: object, cwd: Path, number: signal.Signals, once: str) -> str:
+    """Run, send a signal once a file of the given pattern is there, and return the message."""
+    process = subprocess.Popen(
+        [*ENTRY, *map(str, arguments)], cwd=cwd, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(cwd.glob(once)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    return message

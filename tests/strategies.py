@@ -1,0 +1,174 @@
+"""What tests draw from, and the slow and obviously right twins that fast paths are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from numpy.typing import ArrayLike, NDArray
+
+from crossgram import EmbeddingStore, Moments
+from crossgram.source import Source
+
+EPSILON = float(np.finfo(np.float64).eps)
+NAMES = ("a", "b", "c")
+FLOATS = ("float16", "float32", "float64")
+
+moderate = settings(max_examples=25, deadline=None, derandomize=True)
+
+seeds = st.integers(0, 2**32 - 1)
+row_counts = st.sampled_from([1, 2, 3, 10, 57, 1023, 1024, 1025, 2500])
+
+
+@st.composite
+def spaces(draw: st.DrawFn, least_rows: int = 1, dtypes: Sequence[str] = FLOATS) -> list[Any]:
+    """Draw rows of one to three spaces, columns with any mean and spread, some of them constant."""
+    rng = np.random.default_rng(draw(seeds))
+    rows = max(least_rows, draw(row_counts))
+    blocks = []
+    for _ in range(draw(st.integers(1, 3))):
+        dim = draw(st.integers(1, 5))
+        mean = draw(st.sampled_from([0.0, 1.0, 1e3]))
+        spread = 10.0 ** rng.integers(-3, 3, size=dim) * (rng.random(dim) > 0.1)
+        block = mean + spread * rng.standard_normal((rows, dim))
+        blocks.append(block.astype(draw(st.sampled_from(dtypes))))
+    return blocks
+
+
+@st.composite
+def splits(draw: st.DrawFn, rows: int) -> list[slice]:
+    """Draw consecutive runs that cover the rows, some of them empty."""
+    cuts = sorted(draw(st.lists(st.integers(0, rows), max_size=6)))
+    return [slice(start, stop) for start, stop in zip([0, *cuts], [*cuts, rows], strict=True)]
+
+
+def moments_of(
+    blocks: Sequence[NDArray[Any]],
+    weights: ArrayLike | None = None,
+    maps: Sequence[tuple[str, str]] | None = None,
+) -> Moments:
+    """Return the moments of rows that were added all at once."""
+    moments = Moments(dict(zip(NAMES, (block.shape[1] for block in blocks), strict=False)), maps)
+    moments.update(*blocks, weights=weights)
+    return moments
+
+
+def direct_scatter(
+    x: NDArray[Any], y: NDArray[Any], weights: ArrayLike | None = None
+) -> NDArray[np.longdouble]:
+    """Return Σ w (x - mean)(y - mean)ᵀ by its definition, in long double."""
+    w = np.ones(len(x)) if weights is None else np.asarray(weights)
+    centred = []
+    for block in (x, y):
+        values = block.astype(np.longdouble)
+        centred.append(values - (w @ values) / w.sum())
+    return centred[0].T @ (w[:, None] * centred[1])
+
+
+def assert_moments_agree(
+    found: Moments, expected: Moments, blocks: Sequence[NDArray[Any]], scale: float = 1.0
+) -> None:
+    """Hold two moments to the rounding error of sums over `blocks`, all rows that went into them.
+
+    With l the length of a centred column and a that of the column itself, a sum of n products of
+    centred values has an error of at most n ε l_i l_j; and an error of ε a / √n in a mean moves
+    the scatter by at most n ε (a_i l_j + l_i a_j + ε a_i a_j) where runs of rows merge; l <= a.
+    """
+    assert (found.rows, found.weight) == (expected.rows, expected.weight)
+    assert (found.spaces, found.pairs) == (expected.spaces, expected.pairs)
+    rows = [block.astype(np.longdouble) for block in blocks]
+    whole = [np.linalg.norm(block, axis=0) for block in rows]
+    centred = [np.linalg.norm(block - block.mean(axis=0), axis=0) for block in rows]
+    allowed = 4 * scale * (len(rows[0]) + 4) * EPSILON
+
+    def tolerance(i: int, j: int) -> NDArray[np.longdouble]:
+        mixed = np.outer(centred[i], whole[j]) + np.outer(whole[i], centred[j])
+        return allowed * (mixed + EPSILON * np.outer(whole[i], whole[j]))
+
+    for i, j in expected.pairs:
+        assert (np.abs(found.blocks[i, j] - expected.blocks[i, j]) <= tolerance(i, j)).all()
+    for i, lengths in enumerate(whole):
+        assert (np.abs(found.squares[i] - expected.squares[i]) <= tolerance(i, i).diagonal()).all()
+        assert (np.abs(found.means[i] - expected.means[i]) <= allowed * lengths).all()
+
+
+def assert_same_bits(found: Moments, expected: Moments) -> None:
+    """Hold two moments to equality of every number."""
+    assert (found.spaces, found.pairs) == (expected.spaces, expected.pairs)
+    assert (found.rows, found.weight) == (expected.rows, expected.weight)
+    assert (found.skipped, found.precision) == (expected.skipped, expected.precision)
+    for i in range(len(expected.spaces)):
+        np.testing.assert_array_equal(found.means[i], expected.means[i])
+        np.testing.assert_array_equal(found.squares[i], expected.squares[i])
+    for pair, block in expected.blocks.items():
+        np.testing.assert_array_equal(found.blocks[pair], block)
+
+
+def exact_least_squares(
+    x: NDArray[np.float64], y: NDArray[np.float64], *, intercept: bool
+) -> NDArray[np.float64]:
+    """Return the coefficients (p, q) of least squares without any rounding but the last.
+
+    Floats are fractions with powers of two below, so that products and sums of integers and
+    Gaussian elimination with fractions solve the normal equations exactly.
+    """
+    ones = np.ones((len(x), 1 if intercept else 0))
+    columns, unit = _integers(np.column_stack([x, ones]))
+    targets, target_unit = _integers(y)
+    solution = _eliminate(columns.T @ columns, columns.T @ targets) * Fraction(unit, target_unit)
+    return solution[: x.shape[1]].astype(float)
+
+
+def _integers(values: NDArray[np.float64]) -> tuple[NDArray[Any], int]:
+    """Return the values times a common power of two as integers, and that power."""
+    ratios = [[value.as_integer_ratio() for value in row] for row in values.tolist()]
+    unit = max(below for row in ratios for _, below in row)
+    return np.array([[n * (unit // d) for n, d in row] for row in ratios], dtype=object), unit
+
+
+def _eliminate(matrix: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+    p = len(matrix)
+    rows = np.column_stack([matrix, right]) * Fraction(1)
+    for k in range(p):
+        rows[k] /= rows[k, k]
+        for other in range(p):
+            if other != k:
+                rows[other] -= rows[other, k] * rows[k]
+    return rows[:, p:]
+
+
+def column_scaled_digits(
+    found: NDArray[np.float64], exact: NDArray[np.float64], lengths: NDArray[np.float64]
+) -> float:
+    """Return the correct digits of the worst output, with the columns of X scaled to length 1."""
+    errors = np.linalg.norm(lengths[:, None] * (found - exact), axis=0)
+    sizes = np.linalg.norm(lengths[:, None] * exact, axis=0)
+    return float(-np.log10(max((errors / sizes).max(), EPSILON)))
+
+
+def write_store(
+    path: Path, rows: NDArray[Any], ids: ArrayLike | None = None, labels: ArrayLike | None = None
+) -> Path:
+    """Write a store of these rows, in chunks of 64 rows, and return its path."""
+    with EmbeddingStore.create(path, rows.shape[1], dtype=rows.dtype, chunk_rows=64) as writer:
+        writer.append(rows, ids=ids, labels=labels)
+    return path
+
+
+def rows_of(store: EmbeddingStore | Source) -> NDArray[Any]:
+    """Return all rows of a store or source."""
+    rows = np.empty((store.rows, store.dim), store.dtype)
+    store.read(0, rows)
+    return rows
+
+
+def values_of(column: Any) -> list[Any]:
+    """Return all ids or labels of a store."""
+    assert column is not None
+    values: list[Any] = column.read(0, len(column)).tolist()
+    return values

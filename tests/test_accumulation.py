@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from strategies import (
+    assert_moments_agree,
+    assert_same_bits,
+    moderate,
+    moments_of,
+    write_store,
+)
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import crossgram as cg
+from crossgram.accumulation import Options, prepared
+from crossgram.merge_tree import MergeTree
+from crossgram.moments import Moments
+from crossgram.plan import make_plan
+from crossgram.source import open_source
+from crossgram.spaces import Space
+
+# six segments of 16,384 rows, the last of them short
+ROWS = 5 * 16_384 + 1_237
+rng = np.random.default_rng(0)
+X = (rng.standard_normal((ROWS, 3)) + 5.0).astype(np.float32)
+Y = (X @ rng.standard_normal((3, 2)) + rng.standard_normal((ROWS, 2))).astype(np.float32)
+NAMES = ["a", "b"]
+
+
+def accumulated(x: Any = X, y: Any = Y, **options: Any) -> Any:
+    return cg.accumulate([x, y], names=NAMES, **options)
+
+
+@pytest.fixture(scope="module")
+def whole() -> Moments:
+    return moments_of([X, Y])
+
+
+class TestThreads:
+    """The result is the same to the last bit with any number of threads."""
+
+    @pytest.mark.parametrize("threads", [2, 3, 7])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"precision": "fast"},
+            {"normalize": True},
+            {"weights": np.linspace(0, 1, ROWS)},
+            {"maps": [("a", "b")]},
+        ],
+        ids=["plain", "fast", "normalized", "weighted", "one map"],
+    )
+    def test_change_no_bit(self, threads: int, options: dict[str, Any]) -> None:
+        assert_same_bits(accumulated(threads=threads, **options), accumulated(threads=1, **options))
+
+    def test_of_runs_side_by_side_leave_the_blas_threads_as_they_were(self) -> None:
+        with threadpool_limits(limits=2, user_api="blas"):
+            before = [pool["num_threads"] for pool in threadpool_info()]
+            runs = [
+                threading.Thread(target=accumulated, args=(X[:rows], Y[:rows]))
+                for rows in (20_000, ROWS, 40_000)
+            ]
+            for run in runs:
+                run.start()
+            for run in runs:
+                run.join()
+            assert [pool["num_threads"] for pool in threadpool_info()] == before
+
+    @pytest.mark.parametrize("folds", [0, 3])
+    @pytest.mark.parametrize("chunk_rows", [1024, 1500])
+    def test_change_no_bit_where_memory_is_short(
+        self, tmp_path: Path, chunk_rows: int, folds: int
+    ) -> None:
+        x = np.random.default_rng(5).standard_normal((20_000, 300), np.float32)
+        with cg.EmbeddingStore.create(tmp_path / "x.zarr", 300, chunk_rows=chunk_rows) as writer:
+            writer.append(x, ids=range(len(x)))
+        options: dict[str, Any] = {"folds": folds, "group_by": "ids" if folds else "rows"}
+        plans, found = [], []
+        for threads in (1, 4):
+            with prepared(
+                [tmp_path / "x.zarr"], Options(memory=60_000_000, threads=threads, **options)
+            ) as ready:
+                plans.append(ready.plan)
+                moments = ready.run()
+            found.append(moments.total() if folds else moments)
+        assert plans[0].block_rows < 16 * chunk_rows
+        assert_same_bits(*found)
+
+    @pytest.mark.parametrize("threads", [2, 7])
+    def test_change_no_bit_of_folds(self, threads: int) -> None:
+        alone, together = accumulated(folds=3, threads=1), accumulated(folds=3, threads=threads)
+        for found, expected in zip(together.folds, alone.folds, strict=True):
+            assert_same_bits(found, expected)
+
+    @pytest.mark.parametrize("threads", [1, 2, 7])
+    def test_name_the_same_row_that_is_not_finite(self, threads: int) -> None:
+        x = X.copy()
+        for row in (20_000, 20_001, 70_000):
+            x[row, 1] = np.nan
+        with pytest.raises(cg.NonFiniteError, match="array 1: row 20000 holds nan in column 1"):
+            cg.accumulate([x, Y], threads=threads)
+
+
+class TestMergeTree:
+    """Segments may be finished in any order."""
+
+    @given(st.integers(1, 13).flatmap(lambda count: st.permutations(range(count))))
+    @moderate
+    def test_merges_in_the_same_tree(self, order: list[int]) -> None:
+        rows = np.random.default_rng(len(order)).standard_normal((7 * len(order), 2))
+
+        def merged(indices: Any) -> Moments:
+            tree = MergeTree(len(order))
+            for index in indices:
+                tree.add(index, [moments_of([rows[7 * index : 7 * index + 7]])])
+            (result,) = tree.result()
+            return result
+
+        found = merged(order)
+        assert_same_bits(found, merged(range(len(order))))
+        assert_moments_agree(found, moments_of([rows]), [rows])
+
+    def test_takes_segments_from_many_threads(self) -> None:
+        count = 64
+        rows = np.random.default_rng(1).standard_normal((count, 5, 2))
+        expected, tree = MergeTree(count), MergeTree(count)
+        for index in range(count):
+            expected.add(index, [moments_of([rows[index]])])
+
+        def add_every_fourth(first: int) -> None:
+            for index in range(first, count, 4):
+                tree.add(index, [moments_of([rows[index]])])
+
+        threads = [threading.Thread(target=add_every_fourth, args=(k,)) for k in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert_same_bits(tree.result()[0], expected.result()[0])
+
+
+class TestSources:
+    """Rows give the same moments wherever they are stored."""
+
+    @pytest.mark.parametrize("kind", ["store", "sharded", "zarr", "npy", "fortran", "dask", "path"])
+    def test_of_any_kind(self, kind: str, tmp_path: Path, whole: Moments) -> None:
+        assert_moments_agree(accumulated(self.stored(kind, tmp_path)), whole, [X, Y])
+
+    def stored(self, kind: str, directory: Path) -> Any:
+        path = directory / "x"
+        match kind:
+            case "store":
+                return cg.EmbeddingStore.open(write_store(path, X))
+            case "path":
+                return str(write_store(path, X))
+            case "sharded":
+                with cg.EmbeddingStore.create(
+                    path, 3, chunk_rows=1000, shard_rows=9000, codec="zstd"
+                ) as writer:
+                    writer.append(X)
+                return path
+            case "zarr":
+                array = zarr.create_array(path, shape=X.shape, chunks=(777, 2), dtype=X.dtype)
+                array[:] = X
+                return array
+            case "dask":
+                return dask.array.from_array(X, chunks=(5000, 2))
+        order = np.asfortranarray if kind == "fortran" else np.ascontiguousarray
+        np.save(directory / "x.npy", order(X))
+        return directory / "x.npy"
+
+    @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+    def test_of_any_floating_dtype(self, dtype: str) -> None:
+        x = X.astype(dtype)
+        assert_moments_agree(accumulated(x), moments_of([x, Y]), [x, Y])
+
+    def test_of_three_spaces_in_one_pass(self) -> None:
+        spaces = {"a": X[:3000], "b": Y[:3000], "c": X[:3000, :1]}
+        found = cg.accumulate(list(spaces.values()), names=list(spaces))
+        assert_moments_agree(found, moments_of(list(spaces.values())), list(spaces.values()))
+
+    def test_are_named_after_their_files(self, tmp_path: Path) -> None:
+        first, second = (
+            write_store(tmp_path / d / "net.zarr", X[:9]) for d in self.folders(tmp_path)
+        )
+        moments = cg.accumulate([first, second, X[:9]])
+        assert [space.name for space in moments.spaces] == ["net", "net-2", "array 3"]
+
+    def folders(self, directory: Path) -> tuple[str, str]:
+        for name in ("one", "two"):
+            (directory / name).mkdir()
+        return "one", "two"
+
+
+class TestOptions:
+    def test_of_memory_changes_no_more_than_the_rounding(self, whole: Moments) -> None:
+        plan = make_plan([open_source(X), open_source(Y)], whole.spaces, whole.pairs)
+        small = accumulated(memory=plan.planned_memory_bytes - 1, threads=2)
+        assert_moments_agree(small, whole, [X, Y])
+
+    def test_of_weights_weigh_the_rows(self) -> None:
+        weights = np.random.default_rng(2).random(ROWS)
+        found = accumulated(weights=weights)
+        expected = moments_of([X, Y], weights)
+        assert found.weight == pytest.approx(expected.weight, rel=1e-12)
+        found.weight = expected.weight
+        assert_moments_agree(found, expected, [X, Y])
+
+    def test_of_normalizing_divide_rows_by_their_lengths(self) -> None:
+        unit = X / np.linalg.norm(X.astype(float), axis=1, keepdims=True)
+        found = accumulated(normalize=["a"])
+        assert found.spaces == (Space("a", 3, normalized=True), Space("b", 2))
+        expected = moments_of([unit, Y])
+        expected.spaces = found.spaces
+        assert_moments_agree(found, expected, [unit, Y])
+
+    def test_of_the_fast_precision_keep_seven_digits(self, whole: Moments) -> None:
+        fast = accumulated(precision="fast")
+        assert fast.precision == "fast"
+        lengths = np.sqrt(np.outer(whole.squares[0], whole.squares[1]))
+        error = np.abs(fast.blocks[0, 1] - whole.blocks[0, 1]) / lengths
+        assert 0 < error.max() < 1024 * np.finfo(np.float32).eps
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"precision": "double"}, "precision: 'double' given, expected one of"),
+            ({"on_nonfinite": "ignore"}, "on_nonfinite: 'ignore' given"),
+            ({"join": "labels"}, "join: 'labels' given"),
+            ({"threads": 0}, "threads: 0 given, expected at least 1"),
+            ({"memory": -5}, "memory: -5 given"),
+            ({"memory": "2GB"}, "memory: '2GB' given, expected a whole number"),
+            ({"folds": 2.5}, "folds: 2.5 given, expected a whole number"),
+            ({"group_by": "ids"}, "group_by: 'ids' given without folds"),
+            ({"group_by": [1, 2]}, r"group_by: \[1, 2\] given, expected one of"),
+            ({"weights": ["a"] * ROWS}, "weights: .*expected a number for each row"),
+            ({"normalize": ["z"]}, "normalize: no space 'z'; there are a, b"),
+            ({"maps": [("a", "z")]}, "no space 'z'"),
+            ({"weights": [1.0]}, r"weights: shape \(1,\) given"),
+            ({"weights": np.full(ROWS, -1.0)}, "weights: must be finite and not negative"),
+        ],
+    )
+    def test_that_make_no_sense_are_refused(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(cg.InputError, match=message):
+            accumulated(**options)
+
+    def test_of_names_must_be_one_per_space(self) -> None:
+        with pytest.raises(cg.InputError, match="names: 1 given for 2 spaces"):
+            cg.accumulate([X, Y], names=["a"])
+
+
+class TestRowsThatAreNotFinite:
+    """They stop the run, or are left out of every space and counted."""
+
+    def damaged(self, tmp_path: Path, value: float) -> tuple[list[Path], NDArray[np.bool_]]:
+        x, y = X[:5000].copy(), Y[:5000].copy()
+        x[[7, 3000], 1] = value
+        y[[7, 4999], 0] = value
+        keep = np.ones(5000, bool)
+        keep[[7, 3000, 4999]] = False
+        return [write_store(tmp_path / f"{n}.zarr", r) for n, r in (("x", x), ("y", y))], keep
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_stop_naming_store_row_and_column(self, tmp_path: Path, value: float) -> None:
+        stores, _ = self.damaged(tmp_path, value)
+        with pytest.raises(
+            cg.NonFiniteError, match=rf"x\.zarr: row 7 holds {value} in column 1; .*skip"
+        ):
+            accumulated(*stores)
+        with pytest.raises(cg.NonFiniteError, match=r"y\.zarr: row 7 .* column 0"):
+            accumulated(X[:5000], stores[1])
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    @pytest.mark.parametrize("weighted", [True, False])
+    def test_are_left_out_of_both_spaces_and_counted(
+        self, tmp_path: Path, value: float, weighted: bool
+    ) -> None:
+        stores, keep = self.damaged(tmp_path, value)
+        weights = np.arange(1.0, 5001.0) if weighted else None
+        kept = [X[:5000][keep], Y[:5000][keep]]
+        found = accumulated(*stores, on_nonfinite="skip", weights=weights)
+        assert (found.rows, found.skipped) == (4997, 3)
+        expected = moments_of(kept, None if weights is None else weights[keep])
+        assert_moments_agree(found, expected, kept)
+
+    def test_are_counted_in_the_certificate(self, tmp_path: Path) -> None:
+        stores, _ = self.damaged(tmp_path, np.nan)
+        certificate = cg.fit(*stores, on_nonfinite="skip").certificate
+        assert (certificate.rows, certificate.skipped) == (4997, 3)
+
+    def test_that_are_all_there_is_leave_nothing_to_solve(self) -> None:
+        with pytest.raises(cg.InputError, match="no rows"):
+            cg.fit(np.full((5, 2), np.nan), np.ones((5, 1)), on_nonfinite="skip")
+
+    def test_include_zero_rows_where_rows_are_normalized(self) -> None:
+        x = X[:100].copy()
+        x[42] = 0
+        with pytest.raises(
+            cg.NonFiniteError, match=r"array 1: row 42 is all zeros .* no direction"
+        ):
+            cg.accumulate([x, Y[:100]], normalize=True)
+        skipped = accumulated(x, Y[:100], normalize=["a"], on_nonfinite="skip")
+        assert (skipped.rows, skipped.skipped) == (99, 1)
+        assert accumulated(x, Y[:100], normalize=["b"]).rows == 100
+
+    def test_include_finite_rows_whose_squares_overflow(self) -> None:
+        with pytest.raises(cg.InputError, match="overflow"):
+            cg.accumulate([X[:100].astype(float) * 1e200, Y[:100]])
+
+
+class TestProgress:
+    def test_rises_to_all_rows_and_bytes_in_the_calling_thread(self) -> None:
+        seen: list[cg.Progress] = []
+        threads = set()
+
+        def watch(progress: cg.Progress) -> None:
+            seen.append(progress)
+            threads.add(threading.get_ident())
+
+        accumulated(progress=watch, threads=3)
+        rows = [progress.rows for progress in seen]
+        assert rows == sorted(rows)
+        assert (seen[-1].rows, seen[-1].total_rows) == (ROWS, ROWS)
+        assert seen[-1].bytes == X.nbytes + Y.nbytes
+        assert threads == {threading.get_ident()}
+
+    def test_that_raises_stops_the_run_and_its_threads(self) -> None:
+        before = threading.active_count()
+
+        def stop(progress: cg.Progress) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            accumulated(progress=stop, threads=3)
+        assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.ones(5), "expected rows x columns"),
+        (np.ones((5, 2), int), "dtype int64, expected float16, float32 or float64"),
+        (np.ones((0, 2)), "at least one row"),
+        ("nowhere.zarr", r"nowhere\.zarr: no such file or directory"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_name(given: Any, message: str) -> None:
+    with pytest.raises(cg.InputError, match=message):
+        cg.accumulate([X[:5], given])
+
+
+def test_a_chunk_that_is_lost_stops_the_run_by_name(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "x.zarr", X[:300])
+    (store / "embeddings" / "c" / "2" / "0").unlink()
+    with pytest.raises(cg.CorruptDataError, match=r"x\.zarr.*c/2/0 \(rows 128 to 191\) is missing"):
+        accumulated(store, Y[:300])

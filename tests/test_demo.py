@@ -1,0 +1,241 @@
+"""The demonstration: what it claims, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import ENTRY, crossgram, refused
+from PIL import Image
+
+import crossgram as cg
+from crossgram.demonstration import (
+    ClosedSet,
+    Demonstration,
+    NetworkFacts,
+    OpenSet,
+    Verification,
+)
+from crossgram.demonstration.digits import RECIPE, load_digits
+from crossgram.demonstration.experiment import unmapped
+from crossgram.demonstration.networks import NAMES, build
+from crossgram.demonstration.training import one_thread, train
+from crossgram.extraction import find_images, load_image
+from crossgram.heads import ClassifierHead
+from crossgram.verification import OperatingPoint
+from crossgram_cli.commands.demo import _text
+
+
+class TestDigits:
+    def test_every_grey_value_survives_the_file(self, tmp_path: Path) -> None:
+        digits = load_digits()
+        digits.write(tmp_path, {"some": np.arange(0, 1797, 100)})
+        files = find_images(tmp_path / "some")
+        assert len(files) == 18
+        for file in files:
+            number = int(file.path.stem)
+            np.testing.assert_array_equal(np.asarray(Image.open(file.path)), digits.images[number])
+            assert file.label == str(digits.labels[number])
+            assert load_image(file.path, RECIPE).shape == (1, 8, 8)
+        assert sorted(np.unique(digits.images)) == [15 * level for level in range(17)]
+
+    def test_a_third_of_every_digit_is_held_out(self) -> None:
+        digits = load_digits()
+        learnt, held_out = digits.split(seed=3)
+        np.testing.assert_array_equal(
+            np.sort(np.concatenate([learnt, held_out])), np.arange(len(digits.labels))
+        )
+        for digit in range(10):
+            count = np.sum(digits.labels == digit)
+            assert np.sum(digits.labels[held_out] == digit) == round(count / 3)
+
+
+class TestTraining:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        load_digits().write(tmp_path, {"learnt": np.arange(150)})
+        return tmp_path / "learnt"
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_a_seed_gives_the_same_weights_again(self, folder: Path, name: str) -> None:
+        def weights(seed: int) -> np.ndarray:
+            network = build(name, 10, seed)
+            with one_thread():
+                train(network, folder, RECIPE, seed=seed, epochs=1)
+            return torch.nn.utils.parameters_to_vector(network.parameters()).detach().numpy()
+
+        first = weights(4)
+        torch.rand(3)
+        np.testing.assert_array_equal(weights(4), first)
+        assert not np.array_equal(weights(5), first)
+
+    def test_random_state_and_threads_of_torch_are_left_alone(self, folder: Path) -> None:
+        state, threads = torch.get_rng_state(), torch.get_num_threads()
+        with one_thread():
+            train(build("a", 10, 0), folder, RECIPE, seed=0, epochs=1)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.get_num_threads() == threads
+
+
+class TestUnmapped:
+    def test_is_cut_or_filled_with_zeros(self) -> None:
+        rows = np.ones((2, 3), np.float32)
+        np.testing.assert_array_equal(unmapped(rows, 2), np.ones((2, 2)))
+        np.testing.assert_array_equal(unmapped(rows, 4), [[1, 1, 1, 0]] * 2)
+
+
+class TestRefusals:
+    def test_a_directory_that_no_demo_made_is_kept(self, tmp_path: Path) -> None:
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+        message = refused("demo", "--out", "mine", cwd=tmp_path)
+        assert "mine: already exists and holds files that no demo made" in message
+        assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+    def test_a_missing_package_is_named(self, tmp_path: Path) -> None:
+        code = "import sys; sys.modules['sklearn'] = None\n" + ENTRY[2]
+        done = subprocess.run(
+            [ENTRY[0], "-c", code, "demo"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert "pip install 'crossgram[extract,sklearn]'" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not list(tmp_path.iterdir())
+
+    def test_stopping_in_the_middle_leaves_nothing(self, tmp_path: Path) -> None:
+        process = subprocess.Popen(
+            [*ENTRY, "demo"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".crossgram-demo.*/closed-set/images/held-out/9/*.png")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Traceback" not in message
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """One run of the real command, in place of what an earlier one left, and its figures."""
+    folder = tmp_path_factory.mktemp("demo")
+    earlier = folder / "crossgram-demo"
+    (earlier / "closed-set" / "images" / "of-old").mkdir(parents=True)
+    (earlier / "demo.json").write_text('{"contents": ["closed-set", "closed-set/images"]}')
+    done = crossgram("demo", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return folder, json.loads(done.stdout)
+
+
+def restored(result: dict[str, Any]) -> Demonstration:
+    """What the library returned, from its JSON."""
+
+    def verification(values: dict[str, Any]) -> Verification:
+        point = OperatingPoint(**values["operating_point"])
+        return Verification(**{**values, "operating_point": point})
+
+    found = result["open_set"]
+    verified = {name: verification(found[name]) for name in ("mapped", "unmapped")}
+    own = {name: verification(values) for name, values in found["own"].items()}
+    return Demonstration(
+        directory=Path(result["directory"]),
+        seed=result["seed"],
+        seconds=result["seconds"],
+        networks={name: NetworkFacts(**facts) for name, facts in result["networks"].items()},
+        closed_set=ClosedSet(**result["closed_set"]),
+        open_set=OpenSet(**{**found, **verified, "own": own}),
+    )
+
+
+@pytest.mark.acceptance
+class TestStory:
+    """Bounds leave room for other seeds and processors."""
+
+    def test_a_map_keeps_nearly_all_of_the_accuracy(self, made: tuple) -> None:
+        closed = made[1]["closed_set"]
+        assert closed["learnt_images"] + closed["held_out_images"] == 1797
+        for source, target in (NAMES, NAMES[::-1]):
+            assert closed["own"][source] > 0.95
+            assert closed["mapped"][source] > min(closed["own"].values()) - 0.03
+            assert closed["unmapped"][source] < 0.4
+            assert closed["head_mapped"][source] == closed["own"][source]
+            assert 0.7 < closed["r2"][source] < 1, target
+
+    def test_a_map_carries_over_to_classes_it_never_saw(self, made: tuple) -> None:
+        found = made[1]["open_set"]
+        area = {name: found[name]["area_under_curve"] for name in ("mapped", "unmapped")}
+        own = [found["own"][name]["area_under_curve"] for name in NAMES]
+        assert area["mapped"] > area["unmapped"] + 0.05
+        assert area["mapped"] > min(own) - 0.1
+        assert abs(area["unmapped"] - 0.5) < 0.15
+        for verification in (*found["own"].values(), found["mapped"], found["unmapped"]):
+            assert verification["operating_point"]["achieved_far"] <= 0.01
+
+    def test_no_image_was_both_learnt_and_held_out(self, made: tuple) -> None:
+        for half in ("closed-set", "open-set"):
+            learnt, held_out = (
+                {file.path.name for file in find_images(made[0] / "crossgram-demo" / half / part)}
+                for part in ("images/learnt", "images/held-out")
+            )
+            assert not learnt & held_out
+            assert len(learnt | held_out) == 1797
+        folder = made[0] / "crossgram-demo" / "open-set" / "images"
+        assert {file.label for file in find_images(folder / "learnt")} == set("0123456")
+        assert {file.label for file in find_images(folder / "held-out")} == set("789")
+
+    def test_the_files_are_what_the_figures_say(self, made: tuple) -> None:
+        folder = made[0] / "crossgram-demo" / "closed-set"
+        store = cg.EmbeddingStore.open(folder / "a-held-out.zarr")
+        rows = np.empty((store.rows, store.dim), np.float32)
+        store.read(0, rows)
+        assert store.labels is not None
+        labels = store.labels.read(0, store.rows).astype(int)
+        mapped = cg.LinearMap.load(folder / "a-to-b.safetensors").apply(rows)
+        logits = ClassifierHead.load(folder / "b-head.safetensors").logits(mapped)
+        accuracy = np.mean(logits.argmax(axis=1) == labels)
+        assert accuracy == made[1]["closed_set"]["mapped"]["a"]
+
+    def test_the_stores_name_images_that_are_there(self, made: tuple) -> None:
+        store = cg.EmbeddingStore.open(made[0] / "crossgram-demo" / "open-set" / "b-learnt.zarr")
+        assert store.ids is not None
+        images = made[0] / store.provenance["images"]
+        assert [file.id for file in find_images(images)] == list(store.ids.read(0, store.rows))
+
+    def test_a_demo_with_something_of_the_user_in_it_is_kept(
+        self, made: tuple, tmp_path: Path
+    ) -> None:
+        shutil.copytree(made[0] / "crossgram-demo", tmp_path / "crossgram-demo")
+        (tmp_path / "crossgram-demo" / "closed-set" / "my-map.safetensors").write_text("mine")
+        assert "no demo made" in refused("demo", cwd=tmp_path)
+
+    def test_an_earlier_demo_is_replaced(self, made: tuple) -> None:
+        assert not (made[0] / "crossgram-demo" / "closed-set" / "images" / "of-old").exists()
+        assert [path.name for path in made[0].iterdir()] == ["crossgram-demo"]
+
+    def test_the_text_has_the_figures_and_commands_that_work(
+        self, made: tuple, tmp_path: Path
+    ) -> None:
+        shutil.copytree(made[0] / "crossgram-demo", tmp_path / "crossgram-demo")
+        lines = _text(restored(made[1]), "crossgram").splitlines()
+        assert max(map(len, lines)) < 120
+        fitted = next(line for line in lines if "through the fitted map" in line)
+        for name in NAMES:
+            assert f"{100 * made[1]['closed_set']['mapped'][name]:.1f} %" in fitted
+        across = next(line for line in lines if line.startswith("   A through the map"))
+        assert f"{made[1]['open_set']['mapped']['area_under_curve']:.3f}" in across
+        suggested = [line.split()[1:] for line in lines if line.startswith("  crossgram ")]
+        assert len(suggested) == 2
+        for arguments in suggested:
+            assert crossgram(*arguments, cwd=tmp_path).returncode == 0

@@ -1,0 +1,290 @@
+"""Mapping a store gives the store of the mapped rows, whole or not at all."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from strategies import moderate, rows_of, write_store
+
+import crossgram as cg
+from crossgram.codecs import CODECS
+
+Matrix = NDArray[Any]
+
+ROWS, P, Q = 300, 5, 3
+rng = np.random.default_rng(0)
+# integers so small that products and sums of them are exact in every floating dtype
+X = rng.integers(-9, 10, size=(ROWS, P)).astype(np.float32)
+IDS = [f"größe/{row}.jpg" for row in range(ROWS)]
+LABELS = np.arange(ROWS) // 7 - 3
+
+# rows of a mebibyte each, so that a block of the pass holds sixteen
+WIDE = 131_072
+LONG = rng.integers(-2, 3, size=(50, WIDE)).astype(np.float64)
+
+
+def integer_map(p: int = P, *, normalized: bool = False) -> cg.LinearMap:
+    weight = np.random.default_rng(1).integers(-2, 3, size=(Q, p)).astype(float)
+    bias = np.array([1.0, -2.0, 0.0])
+    return cg.LinearMap(weight, bias, cg.Space("net-a", p, normalized), cg.Space("net-b", Q))
+
+
+MAP, LONG_MAP = integer_map(), integer_map(WIDE)
+
+
+def write_long(path: Path, rows: Matrix = LONG, **columns: Any) -> Path:
+    with cg.EmbeddingStore.create(path, WIDE, dtype=rows.dtype, chunk_rows=7) as writer:
+        writer.append(rows, **columns)
+    return path
+
+
+def contents(root: Path) -> dict[Path, bytes]:
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {path.relative_to(root): path.read_bytes() for path in files}
+
+
+class TestRows:
+    @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+    @pytest.mark.parametrize(
+        "kind", ["store", "opened", "sharded", "npy", "fortran", "zarr2", "zarr3", "numpy", "dask"]
+    )
+    def test_of_any_source_are_mapped(self, tmp_path: Path, kind: str, dtype: str) -> None:
+        x = X.astype(dtype)
+        mapped = cg.apply(MAP, self.stored(kind, x, tmp_path / "x"), tmp_path / "out.zarr")
+        expected = "float64" if dtype == "float64" else "float32"
+        assert (mapped.rows, mapped.dim, mapped.dtype) == (ROWS, Q, expected)
+        np.testing.assert_array_equal(rows_of(mapped), X @ MAP.weight.T + MAP.bias)
+
+    def stored(self, kind: str, x: Matrix, path: Path) -> Any:
+        match kind:
+            case "numpy":
+                return x
+            case "dask":
+                return dask.array.from_array(x, chunks=((90, 110, 100), (2, 3)))
+            case "store":
+                return str(write_store(path, x))
+            case "opened":
+                return cg.EmbeddingStore.open(write_store(path, x))
+            case "sharded":
+                with cg.EmbeddingStore.create(
+                    path, P, dtype=x.dtype, chunk_rows=10, shard_rows=40
+                ) as writer:
+                    writer.append(x)
+                return path
+            case "zarr2" | "zarr3":
+                array = zarr.create_array(
+                    path, shape=x.shape, chunks=(77, 2), dtype=x.dtype, zarr_format=int(kind[-1])
+                )
+                array[:] = x
+                return path
+        order = np.asfortranarray if kind == "fortran" else np.ascontiguousarray
+        np.save(path.with_suffix(".npy"), order(x))
+        return path.with_suffix(".npy")
+
+    def test_are_divided_by_their_lengths_where_the_map_takes_unit_rows(
+        self, tmp_path: Path
+    ) -> None:
+        fitted = integer_map(normalized=True)
+        rows = X + np.float32(0.1)
+        mapped = cg.apply(fitted, write_store(tmp_path / "x", rows), tmp_path / "out.zarr")
+        # both are within p + 3 roundings of terms that are at most |W| and |b|
+        terms = np.abs(fitted.weight).sum(axis=1) + np.abs(fitted.bias)
+        error = np.abs(rows_of(mapped) - fitted.apply(rows))
+        assert (error <= 2 * (P + 3) * np.finfo(np.float32).eps * terms).all()
+
+    @given(st.lists(st.integers(1, 20), min_size=1), st.sampled_from([None, 1, 3, 64]))
+    @moderate
+    def test_do_not_depend_on_the_chunks_that_they_come_and_go_in(
+        self, tmp_path_factory: pytest.TempPathFactory, sizes: list[int], chunk_rows: int | None
+    ) -> None:
+        cuts = [*(cut for cut in np.cumsum(sizes).tolist() if cut < len(LONG)), len(LONG)]
+        chunks = tuple(np.diff(cuts, prepend=0).tolist())
+        source = dask.array.from_array(LONG, chunks=(chunks, (WIDE,)))
+        out = tmp_path_factory.mktemp("apply") / "out.zarr"
+        mapped = cg.apply(LONG_MAP, source, out, chunk_rows=chunk_rows)
+        np.testing.assert_array_equal(rows_of(mapped), EXPECTED)
+
+    @pytest.mark.parametrize("given_as", [str, Path])
+    def test_are_mapped_by_a_map_in_a_file(self, tmp_path: Path, given_as: Any) -> None:
+        MAP.save(tmp_path / "map.safetensors")
+        mapped = cg.apply(given_as(tmp_path / "map.safetensors"), X, tmp_path / "out.zarr")
+        np.testing.assert_array_equal(rows_of(mapped), MAP.apply(X))
+
+
+EXPECTED = LONG @ LONG_MAP.weight.T + LONG_MAP.bias
+
+
+class TestNewStore:
+    @pytest.mark.parametrize("labels", [LABELS, None, [f"p{n}" for n in LABELS]])
+    @pytest.mark.parametrize("ids", [IDS, None, LABELS[::-1]])
+    def test_has_the_ids_and_labels_of_the_source(
+        self, tmp_path: Path, ids: Any, labels: Any
+    ) -> None:
+        store = write_store(tmp_path / "x.zarr", X, ids, labels)
+        mapped = cg.apply(MAP, store, tmp_path / "out.zarr")
+        for column, expected in ((mapped.ids, ids), (mapped.labels, labels)):
+            assert (column is None) == (expected is None)
+            if column is not None:
+                assert column.read(0, ROWS).tolist() == list(expected)
+
+    def test_has_ids_and_labels_where_they_belong_over_many_blocks(self, tmp_path: Path) -> None:
+        store = write_long(tmp_path / "x.zarr", ids=IDS[:50], labels=LABELS[:50])
+        mapped = cg.apply(LONG_MAP, store, tmp_path / "out.zarr")
+        np.testing.assert_array_equal(rows_of(mapped), EXPECTED)
+        assert mapped.ids is not None
+        assert mapped.labels is not None
+        assert mapped.ids.read(0, 50).tolist() == IDS[:50]
+        assert mapped.labels.read(0, 50).tolist() == LABELS[:50].tolist()
+
+    def test_says_what_made_it(self, tmp_path: Path) -> None:
+        store = write_store(tmp_path / "x.zarr", X)
+        assert cg.apply(MAP, store, tmp_path / "out.zarr").provenance == {
+            "made_by": f"crossgram {cg.__version__} apply",
+            "mapped_from": str(store),
+            "source": "net-a",
+            "target": "net-b",
+        }
+
+    @pytest.mark.parametrize("codec", CODECS)
+    def test_has_the_layout_that_was_asked_for(self, tmp_path: Path, codec: str) -> None:
+        layout = {"codec": codec, "chunk_rows": 20, "shard_rows": 60}
+        cg.apply(MAP, X, tmp_path / "out", **layout)
+        with cg.EmbeddingStore.create(tmp_path / "same", Q, **layout) as writer:
+            writer.append(MAP.apply(X))
+        assert contents(tmp_path / "out/embeddings") == contents(tmp_path / "same/embeddings")
+
+    def test_is_not_put_over_another_unless_asked(self, tmp_path: Path) -> None:
+        out = tmp_path / "out.zarr"
+        cg.apply(MAP, X, out)
+        with pytest.raises(cg.OutputExistsError, match=r"out\.zarr: already exists"):
+            cg.apply(MAP, X[:7], out)
+        assert cg.EmbeddingStore.open(out).rows == ROWS
+        assert cg.apply(MAP, X[:7], out, overwrite=True).rows == 7
+        assert cg.EmbeddingStore.open(out).rows == 7
+        assert list(tmp_path.iterdir()) == [out]
+
+    def test_never_takes_the_place_of_its_source_or_map(self, tmp_path: Path) -> None:
+        store = write_store(tmp_path / "x.zarr", X, IDS)
+        MAP.save(tmp_path / "m")
+        for out in (store, tmp_path, tmp_path / "m"):
+            with pytest.raises(cg.InputError, match="and would be replaced"):
+                cg.apply(tmp_path / "m", store, out, overwrite=True)
+        np.testing.assert_array_equal(rows_of(cg.EmbeddingStore.open(store)), X)
+        cg.LinearMap.load(tmp_path / "m")
+
+
+class TestProgress:
+    def test_rises_block_by_block_to_all_rows_and_bytes(self, tmp_path: Path) -> None:
+        seen: list[cg.Progress] = []
+        cg.apply(LONG_MAP, LONG, tmp_path / "out.zarr", progress=seen.append)
+        rows = [progress.rows for progress in seen]
+        assert rows == sorted(set(rows))
+        assert (len(rows) > 1, rows[-1]) == (True, 50)
+        assert [progress.bytes for progress in seen] == [8 * WIDE * count for count in rows]
+        assert {(progress.stage, progress.total_rows) for progress in seen} == {("apply", 50)}
+
+    def test_that_raises_stops_the_run_and_leaves_nothing(self, tmp_path: Path) -> None:
+        before = threading.active_count()
+
+        def stop(progress: cg.Progress) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            cg.apply(LONG_MAP, LONG, tmp_path / "out.zarr", progress=stop)
+        assert list(tmp_path.iterdir()) == []
+        assert threading.active_count() == before
+
+
+@pytest.fixture(params=["new", "overwriting"])
+def untouched(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Give an output that a failing run must leave as it is: absent, or an earlier store."""
+    (tmp_path / "outputs").mkdir()
+    out = tmp_path / "outputs" / "out.zarr"
+    if request.param == "overwriting":
+        cg.apply(MAP, X, out)
+    yield out
+    if request.param == "overwriting":
+        np.testing.assert_array_equal(rows_of(cg.EmbeddingStore.open(out)), MAP.apply(X))
+    assert [path.name for path in out.parent.iterdir()] == [out.name] * out.exists()
+    assert out.exists() == (request.param == "overwriting")
+
+
+class TestFailure:
+    """A run that fails says where, and leaves the outputs as they were."""
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_names_the_first_row_that_is_not_finite(
+        self, tmp_path: Path, untouched: Path, value: float
+    ) -> None:
+        x = X.copy()
+        x[[123, 250], 1] = value
+        store = write_store(tmp_path / "x.zarr", x)
+        with pytest.raises(cg.NonFiniteError, match=r"x\.zarr: row 123 cannot be mapped"):
+            cg.apply(MAP, store, untouched, overwrite=True)
+
+    def test_names_a_row_that_is_not_finite_in_a_later_block(self, untouched: Path) -> None:
+        x = LONG.copy()
+        x[37, -1] = np.nan
+        with pytest.raises(cg.NonFiniteError, match="rows: row 37 cannot be mapped"):
+            cg.apply(LONG_MAP, x, untouched, overwrite=True)
+
+    def test_names_a_row_that_the_map_takes_beyond_the_largest_number(
+        self, untouched: Path
+    ) -> None:
+        x = X.copy()
+        x[5] = np.sign(MAP.weight[0]) * np.finfo(np.float32).max
+        with pytest.raises(cg.NonFiniteError, match="row 5 .* values too large"):
+            cg.apply(MAP, x, untouched, overwrite=True)
+
+    def test_names_a_row_without_direction_where_rows_are_normalized(
+        self, tmp_path: Path, untouched: Path
+    ) -> None:
+        x = X.copy() + np.float32(0.5)
+        x[42] = 0
+        cg.apply(MAP, x, tmp_path / "fine.zarr")
+        with pytest.raises(cg.NonFiniteError, match="row 42 .* only zeros"):
+            cg.apply(integer_map(normalized=True), x, untouched, overwrite=True)
+
+    @pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"damaged")])
+    @pytest.mark.parametrize(
+        ("part", "where"),
+        [
+            ("embeddings/c/4/0", r"x\.zarr: chunk c/4/0 \(rows 28 to 34\)"),
+            ("ids/c/0", r"x\.zarr/ids: chunk c/0 \(rows 0 to 49\)"),
+        ],
+    )
+    def test_names_a_chunk_that_is_lost(
+        self, tmp_path: Path, untouched: Path, damage: Any, part: str, where: str
+    ) -> None:
+        store = write_long(tmp_path / "x.zarr", ids=IDS[:50])
+        damage(store / part)
+        with pytest.raises(cg.CorruptDataError, match=where):
+            cg.apply(LONG_MAP, store, untouched, overwrite=True)
+
+    @pytest.mark.parametrize(
+        ("fitted", "options", "error", "message"),
+        [
+            (integer_map(4), {}, cg.WidthMismatchError, "rows has 5 columns, .* net-b takes 4"),
+            ("absent.safetensors", {}, cg.InputError, "absent.safetensors: no such file"),
+            (MAP, {"codec": "gzip"}, cg.InputError, "codec: 'gzip' is not known"),
+            (MAP, {"chunk_rows": 0}, cg.InputError, "chunk_rows: 0 given"),
+            (MAP, {"chunk_rows": 4, "shard_rows": 6}, cg.InputError, "shard_rows: 6 is not a mul"),
+        ],
+        ids=["another width", "no map", "codec", "chunks", "shards"],
+    )
+    def test_comes_before_any_work_where_it_can_be_foreseen(
+        self, untouched: Path, fitted: Any, options: Any, error: type[Exception], message: str
+    ) -> None:
+        seen: list[cg.Progress] = []
+        with pytest.raises(error, match=message):
+            cg.apply(fitted, X, untouched, overwrite=True, progress=seen.append, **options)
+        assert seen == []
