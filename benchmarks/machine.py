@@ -1,0 +1,71 @@
+"""The machine a figure was measured on, and the ceilings that it is measured against."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from threadpoolctl import threadpool_info
+
+from crossgram.kernels import numpy as kernels
+
+__all__ = ["blas_seconds", "facts", "gflops", "timed"]
+
+_RESIDENT_ROWS = 8192
+
+
+def facts() -> str:
+    """Return one line: date, processor, memory, versions."""
+    import zarr
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    blas = next((i for i in threadpool_info() if i["user_api"] == "blas"), {})
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, {_processor()}, {len(os.sched_getaffinity(0))} cores, "
+        f"{memory:.0f} GiB, Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"zarr {zarr.__version__}, {blas.get('internal_api', 'BLAS')} {blas.get('version', '')} "
+        f"({blas.get('architecture', '?')})"
+    )
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Return the seconds that one call takes."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def blas_seconds(rows: int, p: int, q: int, repeats: int = 3) -> float:
+    """Return the seconds of dsyrk + dgemm for `rows` rows, on resident blocks, all BLAS threads.
+
+    The time of a few resident blocks, scaled to the rows: what no streaming engine can beat.
+    """
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal((_RESIDENT_ROWS, dim)) for dim in (p, q))
+    gram, cross = np.zeros((p, p)), np.zeros((p, q))
+
+    def products() -> None:
+        for _ in range(4):
+            kernels.add_gram(x, gram, None)
+            kernels.add_cross(x, y, cross, None)
+
+    products()
+    return median(timed(products) for _ in range(repeats)) * rows / (4 * _RESIDENT_ROWS)
+
+
+def gflops(rows: int, p: int, q: int, seconds: float) -> float:
+    """Return the rate of dsyrk + dgemm in Gflop/s, counting p(p + 2q) flops a row."""
+    return rows * p * (p + 2 * q) / seconds / 1e9
