@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crossgram import least_squares
-from crossgram.accumulation import Options, open_spaces, prepared
+from crossgram.accumulation import Options, open_spaces, planned, prepared
 from crossgram.cross_validation import cross_validated_r2
 from crossgram.errors import InputError
 from crossgram.folds import FoldedMoments
@@ -140,6 +140,7 @@ def fit_with_report(
     **options: Any,
 ) -> FitReport:
     """Fit as `fit` does, and report the run that made the map."""
+    least_squares.check_ridge(ridge)
     memory = PeakMemory()
     started = time.perf_counter()
     spaces, settled = _settle(x, y, normalize, options)
@@ -161,8 +162,7 @@ def plan_fit(
 ) -> Plan:
     """Return the plan of a fit without running it; parameters as for `fit`."""
     spaces, settled = _settle(x, y, normalize, options)
-    with prepared(spaces, settled, solve=(0, 1)) as ready:
-        return ready.plan
+    return planned(spaces, settled, solve=(0, 1))
 
 
 def solve(
@@ -220,8 +220,8 @@ def _settle(
     x: SourceLike, y: SourceLike, normalize: bool | str, options: dict[str, Any]
 ) -> tuple[list[Any], Options]:
     sources, names = open_spaces([x, y], options.pop("names", None))
-    sides = normalize if isinstance(normalize, str) else ("both" if normalize else "")
-    if sides and sides not in _SIDES:
+    sides = ("both" if normalize else "") if isinstance(normalize, bool) else normalize
+    if sides != "" and sides not in _SIDES:
         raise InputError(f"normalize: {normalize!r} given, expected one of {', '.join(_SIDES)}")
     chosen: Collection[str] = [
         name for name, side in zip(names, _SIDES, strict=False) if sides in (side, "both")
