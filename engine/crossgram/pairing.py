@@ -278,7 +278,8 @@ def _in_order(source: Source, position: RowFile, rows: int, path: Path) -> Sourc
     row_bytes = source.dim * source.dtype.itemsize
     target = RowFile(path, (rows, source.dim), source.dtype)
     origin = RowFile(path.with_suffix(".origin"), (rows,))
-    buffer = np.empty((max(1, _BLOCK_BYTES // row_bytes), source.dim), source.dtype)
+    block_rows = min(max(1, _BLOCK_BYTES // row_bytes), _COLUMN_ROWS)
+    buffer = np.empty((block_rows, source.dim), source.dtype)
     for start in range(0, source.rows, len(buffer)):
         stop = min(start + len(buffer), source.rows)
         source.read(start, buffer[: stop - start])

@@ -12,14 +12,15 @@ from numpy.typing import DTypeLike, NDArray
 
 __all__ = ["RowFile"]
 
-_TOUCHED_ROWS = 4096
+_MAPPED_BYTES = 32 << 20
+_PAGE_BYTES = 4096
 
 
 class RowFile:
     """A new array on disk, read and written by row; zeros at first.
 
-    The file is mapped anew for each access and a few thousand rows at a time, so that the pages
-    of the last one, which count as this process's memory, are given back.
+    The file is mapped anew for each access, of a large file for a few thousand rows at a time, so
+    that its pages, which count as this process's memory while they are mapped, are given back.
 
     Parameters
     ----------
@@ -54,17 +55,20 @@ class RowFile:
         if isinstance(rows, slice):
             return np.array(self._mapped()[rows])
         values = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        for piece in _pieces(len(rows)):
+        for piece in self._pieces(len(rows)):
             values[piece] = self._mapped()[rows[piece]]
         return values
 
     def __setitem__(self, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
-        for piece in _pieces(len(rows)):
+        for piece in self._pieces(len(rows)):
             self._mapped()[rows[piece]] = values[piece]
 
     def _mapped(self) -> NDArray[Any]:
         return np.memmap(self.path, self.dtype, "r+", shape=self.shape)
 
-
-def _pieces(count: int) -> Iterator[slice]:
-    return (slice(start, start + _TOUCHED_ROWS) for start in range(0, count, _TOUCHED_ROWS))
+    def _pieces(self, count: int) -> Iterator[slice]:
+        size = int(np.prod(self.shape)) * self.dtype.itemsize
+        # far apart, each row touches the pages that it lies on and no other does
+        touched = _PAGE_BYTES + size // max(1, len(self))
+        step = count if size <= _MAPPED_BYTES else max(1, _MAPPED_BYTES // touched)
+        return (slice(start, start + step) for start in range(0, count, max(1, step)))
