@@ -8,23 +8,26 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crossgram.certificate import Certificate
 from crossgram.errors import InputError
+from crossgram.evidence import (
+    EPSILON,
+    SUM_ROUNDING,
+    certified_map,
+    correct_digits,
+    ends,
+    is_rounding,
+    output_lengths,
+    products,
+)
 from crossgram.linear_map import LinearMap
 from crossgram.moments import Moments
 from crossgram.normal_equations import Factor, factor
 from crossgram.spaces import Space
 
-__all__ = ["Fit", "solve", "solve_least_squares"]
+__all__ = ["Fit", "coefficient_digits", "digit_notes", "row_notes", "solve", "solve_least_squares"]
 
-_EPSILON = {"exact": float(np.finfo(np.float64).eps), "fast": float(np.finfo(np.float32).eps)}
-_NOISE = {"exact": 0.0, "fast": 4 * _EPSILON["fast"]}
-_MOST_DIGITS = -math.log10(_EPSILON["exact"])
 _FEW_DIGITS = 6
-_CONSTANT_SPREAD = 8 * _EPSILON["exact"]
-_SUM_ROUNDING = 16
-"""Relative error of a sum of products in units of ε. Values of few bits, as float16, float32 and
-rectified ones are, round the same way time and again: up to 50 ε were measured."""
+_NOISE = {"exact": 0.0, "fast": 4 * EPSILON["fast"]}
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,12 @@ class Fit:
     coefficients: NDArray[np.float64]
     bias: NDArray[np.float64]
     factor: Factor
+
+    @property
+    def scaled(self) -> NDArray[np.float64]:
+        """Coefficients of columns that were scaled to length 1, shape (p, q)."""
+        scale = self.factor.scale
+        return np.asarray(self.coefficients / np.where(scale > 0, scale, np.inf)[:, None])
 
 
 def solve(
@@ -93,19 +102,24 @@ def solve(
     >>> solved.bias.round(9), solved.certificate.rank
     (array([1., 1.]), 4)
     """
-    if len(moments.spaces) < 2 and (source is None or target is None):
-        raise InputError("solve: moments of one space only; name the source and the target")
-    from_name = moments.spaces[0].name if source is None else source
-    to_name = moments.spaces[1].name if target is None else target
-    fit = solve_least_squares(moments, from_name, to_name, intercept=intercept, ridge=ridge)
-    from_space = moments.spaces[moments.index(from_name)]
-    to_space = moments.spaces[moments.index(to_name)]
-    return LinearMap(
-        weight=np.ascontiguousarray(fit.coefficients.T),
-        bias=fit.bias,
-        source=from_space,
-        target=to_space,
-        certificate=_certify(moments, from_space, to_space, fit, intercept, ridge),
+    from_space, to_space = ends(moments, source, target)
+    fit = solve_least_squares(
+        moments, from_space.name, to_space.name, intercept=intercept, ridge=ridge
+    )
+    digits = coefficient_digits(moments, to_space.name, fit, intercept)
+    return certified_map(
+        moments,
+        from_space,
+        to_space,
+        fit,
+        rank=fit.factor.rank,
+        condition=fit.factor.condition,
+        digits=digits,
+        method="cholesky" if fit.factor.cholesky is not None else "minimum norm",
+        intercept=intercept,
+        ridge=ridge,
+        notes=row_notes(moments, from_space, fit, intercept, ridge)
+        + digit_notes(moments, from_space, digits),
     )
 
 
@@ -115,16 +129,14 @@ def solve_least_squares(
     """Solve as `solve` does, without the certificate."""
     if not (np.issubdtype(type(ridge), np.number) and math.isfinite(ridge) and ridge >= 0):
         raise InputError(f"ridge: {ridge!r} given, expected a finite number of at least 0")
-    if moments.weight == 0:
-        raise InputError("solve: these moments are of no rows, or every row's weight is zero")
-    normal, cross = _products(moments, source, target, intercept)
+    normal, cross = products(moments, source, target, intercept)
     i = moments.index(source)
     if ridge:
         constant = np.zeros(len(normal), bool)
         normal = normal.copy()
         np.fill_diagonal(normal, np.maximum(normal.diagonal(), 0.0) + ridge)
     else:
-        constant = _is_rounding(normal.diagonal(), moments, i)
+        constant = is_rounding(normal.diagonal(), moments, i)
     factored = factor(normal, constant, _NOISE[moments.precision])
     coefficients = factored.solve(cross)
     mean_x, mean_y = moments.means[i], moments.means[moments.index(target)]
@@ -132,98 +144,26 @@ def solve_least_squares(
     return Fit(coefficients, bias, factored)
 
 
-def _products(
-    moments: Moments, source: str, target: str, intercept: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    normal, cross = moments.scatter(source, source), moments.scatter(source, target)
-    if intercept:
-        return normal, cross
-    mean_x = moments.means[moments.index(source)]
-    mean_y = moments.means[moments.index(target)]
-    return (
-        normal + moments.weight * np.outer(mean_x, mean_x),
-        cross + moments.weight * np.outer(mean_x, mean_y),
-    )
-
-
-def _is_rounding(squares: NDArray[np.float64], moments: Moments, space: int) -> NDArray[np.bool_]:
-    """Tell sums of squares that are nothing but the rounding of the columns' means."""
-    noise = _CONSTANT_SPREAD * np.abs(moments.means[space])
-    limit = np.maximum(moments.weight * noise**2, np.finfo(np.float64).tiny)
-    return np.asarray(squares <= limit)
-
-
-def _certify(
-    moments: Moments, source: Space, target: Space, fit: Fit, intercept: bool, ridge: float
-) -> Certificate:
-    j = moments.index(target.name)
-    residuals = residual_squares(moments, source.name, target.name, fit)
-    totals = moments.squares[j]
-    constant, reproduced = _is_rounding(totals, moments, j), _is_rounding(residuals, moments, j)
-    shares = np.where(constant, ~reproduced, residuals / np.where(constant, 1.0, totals))
-    share = float(shares.max() if constant.all() else residuals.sum() / totals.sum())
-    digits = _estimate_digits(moments, target.name, fit, intercept)
-    return Certificate(
-        rows=moments.rows,
-        skipped=moments.skipped,
-        source_dim=source.dim,
-        target_dim=target.dim,
-        rank=fit.factor.rank,
-        condition=fit.factor.condition,
-        digits=digits,
-        residual=math.sqrt(share),
-        r2=1.0 - share,
-        r2_per_output=tuple(float(value) for value in 1.0 - shares),
-        passes=1,
-        method="cholesky" if fit.factor.cholesky is not None else "minimum norm",
-        precision=moments.precision,
-        backend="numpy",
-        intercept=intercept,
-        ridge=ridge,
-        notes=_notes(moments, source, fit, intercept, ridge, digits),
-    )
-
-
-def residual_squares(moments: Moments, source: str, target: str, fit: Fit) -> NDArray[np.float64]:
-    """Return the sum of squared residuals of each output over the rows of `moments`, (q,).
-
-    Any coefficients may be asked about, also ones fitted on other rows. With e = y - x M - b:
-    Σ w e² = diag(S_yy - 2 Mᵀ S_xy + Mᵀ S_xx M) + W (mean e)².
-    """
-    normal, cross = moments.scatter(source, source), moments.scatter(source, target)
-    m = fit.coefficients
-    i, j = moments.index(source), moments.index(target)
-    mean_error = moments.means[j] - moments.means[i] @ m - fit.bias
-    squares = moments.squares[j] + np.einsum("ij,ij->j", m, normal @ m - 2 * cross)
-    squares += moments.weight * mean_error**2
-    return np.asarray(np.maximum(squares, 0.0))
-
-
-def _estimate_digits(moments: Moments, target: str, fit: Fit, intercept: bool) -> float:
+def coefficient_digits(moments: Moments, target: str, fit: Fit, intercept: bool) -> float:
     """Estimate the correct digits of the column-scaled coefficients of the worst output.
 
     Rounding perturbs the scaled Gram matrix R and the scaled cross products c by about ε times
-    the lengths of the columns, times `_SUM_ROUNDING`, independently, so that R β = c gives
+    the lengths of the columns, times `SUM_ROUNDING`, independently, so that R β = c gives
     ‖Δβ‖ ≈ ε ‖R⁻¹‖_F (‖β‖ + ‖y‖): docs/mathematics.md, "Digits".
     """
     if moments.precision == "fast" and fit.factor.rank < np.count_nonzero(fit.factor.scale):
         return 0.0  # what was left out as noise of the products may have been part of the map
-    j = moments.index(target)
-    lengths = moments.squares[j] + (0.0 if intercept else moments.weight * moments.means[j] ** 2)
-    scale = fit.factor.scale
-    scaled = fit.coefficients / np.where(scale > 0, scale, np.inf)[:, None]
-    sizes = np.linalg.norm(scaled, axis=0)
+    lengths, sizes = output_lengths(moments, target, intercept), np.linalg.norm(fit.scaled, axis=0)
     known = sizes > 0
-    if not known.any():
-        return _MOST_DIGITS
-    ratio = 1 + float((np.sqrt(lengths[known]) / sizes[known]).max())
-    error = _SUM_ROUNDING * _EPSILON[moments.precision] * fit.factor.inverse_norm * ratio
-    return float(min(max(-math.log10(error), 0.0), _MOST_DIGITS))
+    ratio = 1 + float((lengths[known] / sizes[known]).max(initial=0.0))
+    error = SUM_ROUNDING * EPSILON[moments.precision] * fit.factor.inverse_norm * ratio
+    return correct_digits(error if known.any() else 0.0)
 
 
-def _notes(
-    moments: Moments, source: Space, fit: Fit, intercept: bool, ridge: float, digits: float
+def row_notes(
+    moments: Moments, source: Space, fit: Fit, intercept: bool, ridge: float
 ) -> tuple[str, ...]:
+    """Return what is to be said of rows that are few or of deficient rank."""
     notes = []
     unknowns = source.dim + intercept
     if moments.rows < unknowns:
@@ -246,14 +186,20 @@ def _notes(
             f"{f' (constant columns: {constant})' if constant else ''}: "
             "this is the solution of minimum norm"
         )
-    if digits < _FEW_DIGITS and moments.precision == "fast":
-        notes.append(
+    return tuple(notes)
+
+
+def digit_notes(moments: Moments, source: Space, digits: float) -> tuple[str, ...]:
+    """Return what is to be said of a solution of few digits."""
+    if digits >= _FEW_DIGITS:
+        return ()
+    note = (
+        f"about {digits:.0f} digits of the map are correct, because columns of {source.name} "
+        "are nearly dependent; its predictions keep more. Ridge gives more digits"
+    )
+    if moments.precision == "fast":
+        note = (
             f"no more than about {digits:.0f} digits of the map are certain, because its products "
             "were of float32; its predictions keep more. --precision exact gives more digits"
         )
-    elif digits < _FEW_DIGITS:
-        notes.append(
-            f"about {digits:.0f} digits of the map are correct, because columns of {source.name} "
-            "are nearly dependent; its predictions keep more. Ridge gives more digits"
-        )
-    return tuple(notes)
+    return (note,)
