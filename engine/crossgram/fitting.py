@@ -227,9 +227,10 @@ def _solve(
     )
     notes = solved.certificate.notes
     if held_out < 0 <= solved.certificate.r2:
+        remedy = "more rows" if chosen.name == "procrustes" else "ridge, or more rows"
         overfits = (
             "on rows that were held out, the map is worse than the mean of the targets: it "
-            "overfits; use ridge, or more rows"
+            f"overfits; use {remedy}"
         )
         notes = (*notes, overfits)
     filled = len(moments.with_rows)
