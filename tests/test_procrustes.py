@@ -108,6 +108,16 @@ class TestRotation:
         plain = rotate(x, y, intercept=intercept).certificate.residual
         assert scaled.certificate.residual <= plain
 
+    @pytest.mark.parametrize("scale", [True, False])
+    def test_of_constant_rows_gives_the_mean(self, scale: bool) -> None:
+        _, y = paired_rows(12, p=4, q=4)
+        x = np.ones_like(y)
+        found = rotate(x, y, scale=scale)
+        expected = np.broadcast_to(y.mean(axis=0), y.shape)
+        np.testing.assert_allclose(found.apply(x), expected, rtol=1e-12)
+        assert (found.certificate.rank, found.certificate.digits) == (0, 0)
+        assert found.certificate.r2 == pytest.approx(0.0, abs=1e-12)
+
     def test_of_weighted_rows_is_that_of_repeated_rows(self) -> None:
         x, y = paired_rows(3)
         weights = np.random.default_rng(3).integers(0, 4, size=len(x))

@@ -77,6 +77,19 @@ class TestMap:
         np.testing.assert_array_equal(found.bias, plain.bias)
         assert found.certificate.digits == plain.certificate.digits
 
+    @pytest.mark.parametrize("constant", ["source", "target"])
+    def test_of_constant_rows_is_their_mean(self, constant: str) -> None:
+        x, y = paired_rows(11)
+        if constant == "source":
+            x = np.ones_like(x)
+        else:
+            y = np.zeros_like(y)
+        found = reduce(x, y, 2)
+        assert not found.weight.any()
+        np.testing.assert_allclose(found.bias, y.mean(axis=0), rtol=1e-12)
+        assert found.certificate.rank == (0 if constant == "source" else 2)
+        assert found.certificate.digits > 15
+
     def test_of_weighted_rows_is_that_of_repeated_rows(self) -> None:
         x, y = paired_rows(4)
         weights = np.random.default_rng(4).integers(0, 4, size=len(x))

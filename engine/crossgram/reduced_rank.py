@@ -48,7 +48,7 @@ class ReducedRank:
         The b.
     full : Fit
         Least squares without the bound on the rank.
-    values, directions : ndarray, shape (q,) and (q, q)
+    values, directions : ndarray, shape (k,) and (q, k), k = min(p, q)
         What each direction of the target explains, in falling order, and the directions, as
         columns.
     """
@@ -234,7 +234,7 @@ def rank_curve(
         squares = float(scored_on.squares[j].sum())
         total += squares + weight * float(y_offset @ y_offset)
         unexplained = squares + weight * float(y_from_fit @ y_from_fit)
-        errors = errors + unexplained - np.cumsum(gains)[: min(cross.shape)]
+        errors = errors + unexplained - np.cumsum(gains)
     return np.asarray(1.0 - errors / total if total > 0 else np.zeros_like(errors))
 
 
@@ -244,9 +244,10 @@ def _decomposed(
     """Return the full solution, and what each direction of the target explains, best first."""
     full = solve_least_squares(moments, source, target, intercept=intercept, ridge=ridge)
     _, cross = products(moments, source, target, intercept)
-    explained = cross.T @ full.coefficients
-    values, directions = scipy.linalg.eigh((explained + explained.T) / 2, check_finite=False)
-    return full, values[::-1], directions[:, ::-1]
+    _, roots, directions = scipy.linalg.svd(
+        full.factor.half_solve(cross), full_matrices=False, overwrite_a=True, check_finite=False
+    )
+    return full, roots**2, directions.T
 
 
 def _estimate_digits(
@@ -262,15 +263,20 @@ def _estimate_digits(
     if moments.precision == "fast" and factor.rank < np.count_nonzero(factor.scale):
         return 0.0  # what was left out as noise of the products may have been part of the map
     noise = SUM_ROUNDING * EPSILON[moments.precision]
-    targets = np.sqrt(fit.directions.T**2 @ output_lengths(moments, target, intercept) ** 2)
+    values, lengths = fit.values, output_lengths(moments, target, intercept) ** 2
+    squares = fit.directions.T**2 @ lengths
     sizes = np.linalg.norm(fit.full.scaled @ fit.directions, axis=0)
+    if len(fit.directions) > len(values):  # all directions that nothing explains, as one
+        squares = np.append(squares, max(float(lengths.sum() - squares.sum()), 0.0))
+        sizes, values = np.append(sizes, 0.0), np.append(values, 0.0)
+    targets = np.sqrt(squares)
     size = float(np.linalg.norm(sizes[:rank]))
     if size == 0:
         return correct_digits(0.0)
     moved = noise * factor.inverse_norm * (float(np.linalg.norm(targets[:rank])) + size)
     mixed = np.multiply.outer(targets, sizes)
-    mixed += mixed.T + np.multiply.outer(sizes, sizes) + fit.values[0] / SUM_ROUNDING
-    gaps = np.subtract.outer(fit.values[:rank], fit.values[rank:])
+    mixed += mixed.T + np.multiply.outer(sizes, sizes) + values[0] / SUM_ROUNDING
+    gaps = np.subtract.outer(values[:rank], values[rank:])
     tiny = np.finfo(np.float64).tiny
     turned = np.minimum(noise * mixed[:rank, rank:] / np.maximum(gaps, tiny), 1.0)
     lever = np.add.outer(sizes[:rank] ** 2, sizes[rank:] ** 2)
