@@ -23,8 +23,9 @@ def command(head_a: str, head_b: str, output: str, overwrite: bool, as_json: boo
 
     HEAD_A and HEAD_B are the last, linear layers of two classifiers of the same classes in the
     same order: safetensors files with `weight` (classes x width) and perhaps `bias` (classes), as
-    saved from a torch.nn.Linear. On mapped rows B's classifier says what A's says of the rows. The
-    map serves these classes alone: it is no evidence that the spaces are alike.
+    saved from a torch.nn.Linear. On mapped rows B's classifier gives A's logits: exactly where the
+    rank of B's weight is the number of classes, else as nearly as least squares can. The map
+    serves these classes alone: it is no evidence that the spaces are alike.
 
     \b
     Example:  crossgram heads head-a.safetensors head-b.safetensors -o a-to-b.safetensors
