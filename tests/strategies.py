@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import mpmath
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -172,3 +173,44 @@ def values_of(column: Any) -> list[Any]:
     assert column is not None
     values: list[Any] = column.read(0, len(column)).tolist()
     return values
+
+
+def exact_products(
+    x: NDArray[np.float64], y: NDArray[np.float64], *, intercept: bool
+) -> tuple[mpmath.matrix, mpmath.matrix]:
+    """Return the products x x and x y, centred with an intercept, to 50 digits."""
+    n = len(x)
+    columns, unit = _integers(x)
+    targets, target_unit = _integers(y)
+
+    def product(right: NDArray[Any], right_unit: int) -> mpmath.matrix:
+        sums = n * (columns.T @ right)
+        if intercept:
+            sums = sums - np.outer(columns.sum(axis=0), right.sum(axis=0))
+        scale = mpmath.mpf(n * unit * right_unit)
+        return mpmath.matrix([[mpmath.mpf(int(value)) / scale for value in row] for row in sums])
+
+    with mpmath.workdps(50):
+        return product(columns, unit), product(targets, target_unit)
+
+
+def floats(matrix: mpmath.matrix) -> NDArray[np.float64]:
+    """Return an mpmath matrix as an array."""
+    return np.array(matrix.tolist(), dtype=float).reshape(matrix.rows, matrix.cols)
+
+
+def correct_digits(found: NDArray[np.float64], exact: mpmath.matrix) -> float:
+    """Return the correct digits of a matrix as a whole, 16 at most."""
+    error = floats(mpmath.matrix(found.tolist()) - exact)
+    relative = np.linalg.norm(error) / np.linalg.norm(floats(exact))
+    return float(-np.log10(max(relative, EPSILON)))
+
+
+def paired_rows(
+    seed: int, rows: int = 200, p: int = 5, q: int = 4, noise: float = 0.3
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return rows with means and correlated columns, of which the second are a noisy map."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((rows, p)) @ rng.standard_normal((p, p)) + rng.standard_normal(p)
+    y = x @ rng.standard_normal((p, q)) + rng.standard_normal(q)
+    return x, y + noise * rng.standard_normal((rows, q))

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from command_line import crossgram, refused, succeeds
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
+from safetensors.torch import save_file as save_layer
 
 import crossgram as cg
 from crossgram.heads import ClassifierHead, head_map, top_k_accuracy
@@ -132,6 +135,124 @@ class TestFile:
         head_map(random_head(3, 0), random_head(20, 1)).save(tmp_path / "map.safetensors")
         with pytest.raises(cg.InputError, match="holds map, expected classifier head"):
             ClassifierHead.load(tmp_path / "map.safetensors")
+
+
+class TestLayerOfAnotherProgram:
+    """The state of a torch.nn.Linear, as safetensors saves it, is a head."""
+
+    @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+    def test_is_read_bit_for_bit(self, tmp_path: Path, dtype: str) -> None:
+        layer = torch.nn.Linear(7, CLASSES).to(getattr(torch, dtype))
+        save_layer(layer.state_dict(), tmp_path / "layer.safetensors")
+        loaded = ClassifierHead.load(tmp_path / "layer.safetensors")
+        np.testing.assert_array_equal(loaded.weight, layer.weight.detach().double().numpy())
+        np.testing.assert_array_equal(loaded.bias, layer.bias.detach().double().numpy())
+
+    def test_may_have_no_bias(self, tmp_path: Path) -> None:
+        layer = torch.nn.Linear(7, CLASSES, bias=False)
+        save_layer(layer.state_dict(), tmp_path / "layer.safetensors")
+        np.testing.assert_array_equal(
+            ClassifierHead.load(tmp_path / "layer.safetensors").bias, np.zeros(CLASSES)
+        )
+
+    @pytest.mark.parametrize(
+        ("tensors", "message"),
+        [
+            ({"fc.weight": torch.ones(3, 2)}, "holds the tensors fc.weight; expected `weight`"),
+            ({"bias": torch.ones(3)}, "holds the tensors bias; expected `weight`"),
+            (
+                {f"{k}.weight": torch.ones(1) for k in range(9)},
+                r"0.weight, 1.weight, 2.weight, 3.weight, ...; expected",
+            ),
+            ({"weight": torch.ones(3, 2, dtype=torch.int64)}, "weight is of dtype I64, expected"),
+            ({"weight": torch.ones(3)}, r"contradict each other .*a weight of shape \(3,\)"),
+            ({"weight": torch.ones(3, 2), "bias": torch.ones(2)}, r"a bias of shape \(2,\)"),
+            ({"weight": torch.full((3, 2), torch.nan)}, "NaN or infinity"),
+        ],
+    )
+    def test_is_refused_where_it_is_none(self, tmp_path: Path, tensors: dict, message: str) -> None:
+        save_layer(tensors, tmp_path / "layer.safetensors")
+        with pytest.raises(cg.InputError, match=message):
+            ClassifierHead.load(tmp_path / "layer.safetensors")
+
+    @pytest.mark.parametrize("kept", [4, 60, -4])
+    def test_is_refused_where_it_was_cut(self, tmp_path: Path, kept: int) -> None:
+        save_layer(torch.nn.Linear(7, CLASSES).state_dict(), tmp_path / "layer.safetensors")
+        whole = (tmp_path / "layer.safetensors").read_bytes()
+        (tmp_path / "cut.safetensors").write_bytes(whole[:kept])
+        with pytest.raises(cg.CorruptDataError, match="cut.safetensors"):
+            ClassifierHead.load(tmp_path / "cut.safetensors")
+
+    def test_is_never_unpickled(self, tmp_path: Path) -> None:
+        torch.save(torch.nn.Linear(7, CLASSES).state_dict(), tmp_path / "layer.pt")
+        with pytest.raises(cg.CorruptDataError, match="not a safetensors file"):
+            ClassifierHead.load(tmp_path / "layer.pt")
+
+
+class TestCommand:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        for name, dim, seed in (("a", 16, 0), ("wide", 12, 1), ("narrow", 4, 2)):
+            random_head(dim, seed).save(tmp_path / f"{name}.safetensors")
+        return tmp_path
+
+    def test_writes_the_map_that_two_heads_imply(self, folder: Path) -> None:
+        names = "a.safetensors", "wide.safetensors"
+        result = succeeds("heads", *names, "-o", "m", cwd=folder)
+        loaded = cg.LinearMap.load(folder / "m")
+        source, target = (ClassifierHead.load(folder / name) for name in names)
+        np.testing.assert_array_equal(loaded.weight, head_map(source, target).weight)
+        assert (loaded.source, loaded.target) == (cg.Space("a", 16), cg.Space("wide", 12))
+        assert loaded.certificate is None
+        assert result == {
+            "map": "m",
+            "source": "a",
+            "target": "wide",
+            "source_dim": 16,
+            "target_dim": 12,
+            "classes": CLASSES,
+            "target_rank": CLASSES,
+            "exact": True,
+        }
+
+    @pytest.mark.parametrize(
+        ("target", "rank", "how"),
+        [("wide", 10, "exactly"), ("narrow", 4, "only in least squares")],
+    )
+    def test_says_whether_logits_are_reproduced(
+        self, folder: Path, target: str, rank: int, how: str
+    ) -> None:
+        files = "a.safetensors", f"{target}.safetensors"
+        done = crossgram("heads", *files, "-o", "m", cwd=folder)
+        assert f"head rank  {rank} of 10 for {target}\n" in done.stdout
+        assert f"a's are reproduced {how}\n" in done.stdout
+
+    def test_a_wide_head_of_deficient_rank_is_not_exact(self, folder: Path) -> None:
+        head = random_head(12, 3)
+        ClassifierHead(np.vstack([head.weight[:-1], head.weight[:1]]), head.bias).save(
+            folder / "deficient.safetensors"
+        )
+        files = "a.safetensors", "deficient.safetensors"
+        result = succeeds("heads", *files, "-o", "m", cwd=folder)
+        assert (result["target_rank"], result["exact"]) == (CLASSES - 1, False)
+
+    def test_two_heads_of_the_same_name_are_told_apart(self, folder: Path) -> None:
+        result = succeeds("heads", "a.safetensors", "a.safetensors", "-o", "m", cwd=folder)
+        assert (result["source"], result["target"]) == ("a", "a-2")
+
+    def test_refuses_what_it_cannot_use(self, folder: Path) -> None:
+        ClassifierHead(np.ones((2, 3)), np.zeros(2)).save(folder / "two.safetensors")
+        files = "a.safetensors", "wide.safetensors"
+        for arguments, message in (
+            (("a.safetensors", "two.safetensors", "-o", "m"), "heads of 10 and 2 classes given"),
+            (("a.safetensors", "nothing", "-o", "m"), "nothing: no such file"),
+            ((*files, "-o", "a.safetensors", "--overwrite"), "choose another output"),
+        ):
+            assert message in refused("heads", *arguments, cwd=folder)
+            assert not (folder / "m").exists()
+        succeeds("heads", *files, "-o", "m", cwd=folder)
+        assert "exists" in refused("heads", *files, "-o", "m", cwd=folder)
+        succeeds("heads", *files, "-o", "m", "--overwrite", cwd=folder)
 
 
 class TestHead:

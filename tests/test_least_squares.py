@@ -19,7 +19,8 @@ from strategies import (
 )
 
 import crossgram as cg
-from crossgram.least_squares import Fit, residual_squares, solve_least_squares
+from crossgram.evidence import residual_squares
+from crossgram.least_squares import Fit, solve_least_squares
 
 Matrix = NDArray[np.float64]
 

@@ -110,10 +110,24 @@ def pass_options(command: _Command) -> _Command:
 
 
 def solve_options(command: _Command) -> _Command:
-    """Add what says which least-squares problem is solved."""
+    """Add what says which map is solved: `crossgram.maps.Method`."""
     return _apply(
         command,
         [
+            click.option(
+                "--method",
+                type=click.Choice(["lstsq", "procrustes", "reduced-rank"]),
+                default="lstsq",
+                show_default=True,
+                help="Least squares; the best rotation or reflection, which keeps lengths and "
+                "angles; or the best map through --rank directions.",
+            ),
+            click.option(
+                "--rank", type=click.IntRange(1), help="Rank of the map, with reduced-rank."
+            ),
+            click.option(
+                "--scale", is_flag=True, help="Let the rotation be scaled, with procrustes."
+            ),
             click.option(
                 "--no-intercept",
                 "intercept",

@@ -36,8 +36,11 @@ if TYPE_CHECKING:
     from crossgram.linear_map import LinearMap as LinearMap
     from crossgram.mapping import apply as apply
     from crossgram.moments import Moments as Moments
+    from crossgram.pca import PrincipalComponents as PrincipalComponents
+    from crossgram.pca import principal_components as principal_components
     from crossgram.plan import Plan as Plan
     from crossgram.progress import Progress as Progress
+    from crossgram.reduced_rank import rank_curve as rank_curve
     from crossgram.spaces import Space as Space
     from crossgram.store import EmbeddingStore as EmbeddingStore
     from crossgram.synthesis import synth as synth
@@ -79,8 +82,11 @@ _HOME = {
     "LinearMap": "linear_map",
     "apply": "mapping",
     "Moments": "moments",
+    "principal_components": "pca",
+    "PrincipalComponents": "pca",
     "Plan": "plan",
     "Progress": "progress",
+    "rank_curve": "reduced_rank",
     "Space": "spaces",
     "EmbeddingStore": "store",
     "synth": "synthesis",

@@ -34,10 +34,12 @@ class Certificate:
     source_dim, target_dim : int
         Widths of the two spaces.
     rank : int
-        Numerical rank of the source rows, centred if there is an intercept.
+        Numerical rank of the source rows, centred if there is an intercept; of "reduced rank" that
+        of the map, of "procrustes" that of the cross products, which the rotation is made of.
     condition : float
         2-norm condition number of those rows with columns scaled to length 1 (with ridge: of the
-        rows with the ridge rows below them), on the part of full rank.
+        rows with the ridge rows below them), on the part of full rank; of "procrustes" that of
+        the rotation, by which a relative change of the cross products grows at most.
     digits : float
         Estimated correct decimal digits of the map (docs/mathematics.md, "Digits").
     residual : float
@@ -48,8 +50,8 @@ class Certificate:
         The same of each output; of a constant output 1 if it is reproduced, else 0.
     passes : int
         How many times the data were read.
-    method : {"cholesky", "minimum norm"}
-        How the normal equations were solved.
+    method : {"cholesky", "minimum norm", "reduced rank", "procrustes", "procrustes, scaled"}
+        How the map was solved: least squares by one of the first two.
     precision : {"exact", "fast"}
         Arithmetic of the products.
     backend : str

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from crossgram.evidence import Affine, is_rounding, residual_squares
 from crossgram.folds import FoldedMoments
-from crossgram.least_squares import is_rounding, residual_squares, solve_least_squares
+from crossgram.moments import Moments
 
-__all__ = ["cross_validated_r2"]
+__all__ = ["Solver", "cross_validated_r2"]
+
+Solver = Callable[[Moments, str, str], Affine]
+"""Solves a map from moments, given the names of the source and the target."""
 
 
-def cross_validated_r2(
-    moments: FoldedMoments, source: str, target: str, *, intercept: bool, ridge: float
-) -> float:
+def cross_validated_r2(moments: FoldedMoments, source: str, target: str, solver: Solver) -> float:
     """Return the share of variance explained on held-out folds, pooled over folds and outputs.
 
     For each fold the map is solved from the other folds' moments and its residuals on the fold
@@ -24,8 +28,8 @@ def cross_validated_r2(
         At least two folds with rows; others are passed over.
     source, target : str
         Names of the spaces.
-    intercept, ridge
-        As for `solve`.
+    solver : Solver
+        What fits a map to the moments of the other folds.
 
     Notes
     -----
@@ -37,7 +41,7 @@ def cross_validated_r2(
     for k in moments.with_rows:
         fold = moments.folds[k]
         rest = moments.without(k)
-        fit = solve_least_squares(rest, source, target, intercept=intercept, ridge=ridge)
+        fit = solver(rest, source, target)
         errors = errors + residual_squares(fold, source, target, fit)
         j = fold.index(target)
         offset = fold.means[j] - rest.means[j]

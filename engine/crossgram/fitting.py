@@ -7,12 +7,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
-from crossgram import least_squares
 from crossgram.accumulation import Options, open_spaces, planned, prepared
 from crossgram.cross_validation import cross_validated_r2
 from crossgram.errors import InputError
 from crossgram.folds import FoldedMoments
 from crossgram.linear_map import LinearMap
+from crossgram.maps import Method
 from crossgram.moments import Moments
 from crossgram.plan import Plan
 from crossgram.progress import ProgressCallback, ignore
@@ -74,11 +74,14 @@ def fit(
     *,
     intercept: bool = True,
     ridge: float = 0.0,
+    method: str = "lstsq",
+    rank: int | None = None,
+    scale: bool = False,
     normalize: bool | str = False,
     progress: ProgressCallback = ignore,
     **options: Any,
 ) -> LinearMap:
-    """Fit the least-squares map from x to y: argmin ||X M + 1b - Y||² + ridge ||M||².
+    """Fit the map from x to y: argmin ||X M + 1b - Y||² + ridge ||M||².
 
     Parameters
     ----------
@@ -88,6 +91,13 @@ def fit(
         Whether to fit b.
     ridge : float
         Strength, on the scale of sums of squares; b is not penalised.
+    method : {"lstsq", "procrustes", "reduced-rank"}
+        Over all M; over rotations and reflections, which keep lengths and angles; or over M of
+        at most a rank.
+    rank : int, optional
+        That rank, from 1 to min(p, q), for "reduced-rank" only.
+    scale : bool
+        Whether the rotation may be scaled, for "procrustes" only.
     normalize : {False, True, "source", "target", "both"}
         Divide rows by their Euclidean lengths first; True is "both".
     progress : callable
@@ -122,6 +132,9 @@ def fit(
         y,
         intercept=intercept,
         ridge=ridge,
+        method=method,
+        rank=rank,
+        scale=scale,
         normalize=normalize,
         progress=progress,
         **options,
@@ -135,21 +148,24 @@ def fit_with_report(
     *,
     intercept: bool = True,
     ridge: float = 0.0,
+    method: str = "lstsq",
+    rank: int | None = None,
+    scale: bool = False,
     normalize: bool | str = False,
     progress: ProgressCallback = ignore,
     **options: Any,
 ) -> FitReport:
     """Fit as `fit` does, and report the run that made the map."""
-    least_squares.check_ridge(ridge)
+    chosen = Method(method, intercept, ridge, rank, scale)
     memory = PeakMemory()
     started = time.perf_counter()
     spaces, settled = _settle(x, y, normalize, options)
     with prepared(spaces, settled, solve=(0, 1)) as ready:
+        source, target = ready.plan.spaces
+        chosen.check(source, target)
         moments = ready.run(progress)
-        source, target = (space.name for space in ready.plan.spaces)
-        solved = solve(moments, source, target, intercept=intercept, ridge=ridge)
         return FitReport(
-            map=solved,
+            map=_solve(moments, source.name, target.name, chosen),
             moments=moments,
             plan=ready.plan,
             seconds=time.perf_counter() - started,
@@ -172,6 +188,9 @@ def solve(
     *,
     intercept: bool = True,
     ridge: float = 0.0,
+    method: str = "lstsq",
+    rank: int | None = None,
+    scale: bool = False,
 ) -> LinearMap:
     """Solve the map from one space to another from moments, without reading rows.
 
@@ -182,26 +201,35 @@ def solve(
         the certificate.
     source, target : str, optional
         Names of the spaces; by default the first and the second.
-    intercept, ridge
+    intercept, ridge, method, rank, scale
         As for `fit`.
 
     Raises
     ------
     InputError
-        If a name is unknown, a block was not kept, there are no rows, or the ridge is negative.
+        If a name is unknown, a block was not kept, there are no rows, the ridge is negative, the
+        method is unknown, the rank is out of range, or something is given that is not for the
+        method.
     """
+    return _solve(moments, source, target, Method(method, intercept, ridge, rank, scale))
+
+
+def _solve(
+    moments: Moments | FoldedMoments, source: str | None, target: str | None, chosen: Method
+) -> LinearMap:
     if isinstance(moments, Moments):
-        return least_squares.solve(moments, source, target, intercept=intercept, ridge=ridge)
-    solved = least_squares.solve(moments.total(), source, target, intercept=intercept, ridge=ridge)
+        return chosen.solve(moments, source, target)
+    solved = chosen.solve(moments.total(), source, target)
     assert solved.certificate is not None
     held_out = cross_validated_r2(
-        moments, solved.source.name, solved.target.name, intercept=intercept, ridge=ridge
+        moments, solved.source.name, solved.target.name, chosen.coefficients
     )
     notes = solved.certificate.notes
-    if held_out < 0:
+    if held_out < 0 <= solved.certificate.r2:
+        remedy = "more rows" if chosen.name == "procrustes" else "ridge, or more rows"
         overfits = (
             "on rows that were held out, the map is worse than the mean of the targets: it "
-            "overfits; use ridge, or more rows"
+            f"overfits; use {remedy}"
         )
         notes = (*notes, overfits)
     filled = len(moments.with_rows)

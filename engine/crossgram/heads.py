@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
 from crossgram.linear_map import LinearMap
 from crossgram.spaces import Space
-from crossgram.tensor_file import read_tensors, write_tensors
+from crossgram.tensor_file import kind_of, read_layer, read_tensors, write_tensors
 
 __all__ = ["ClassifierHead", "head_map", "top_k_accuracy"]
 
@@ -63,6 +63,11 @@ class ClassifierHead:
         """Width of the embeddings it takes, d."""
         return int(self.weight.shape[1])
 
+    @property
+    def rank(self) -> int:
+        """Numerical rank of the weight: how many directions of logits it can tell apart."""
+        return int(np.linalg.matrix_rank(self.weight))
+
     def logits(self, x: ArrayLike) -> NDArray[np.float64]:
         """Return the logits of embeddings (n, d), shape (n, K).
 
@@ -91,16 +96,27 @@ class ClassifierHead:
 
     @classmethod
     def load(cls, path: str | Path) -> ClassifierHead:
-        """Read a file that `save` wrote.
+        """Read a file that `save` wrote, or the state of a linear layer as safetensors saves it.
+
+        Parameters
+        ----------
+        path : path
+            A safetensors file with `weight` (K, d) and `bias` (K,) of a float dtype, as the state
+            of a torch.nn.Linear has them. Without `bias` it is 0.
 
         Raises
         ------
         InputError
-            If it is not one.
+            If it is no such file.
         CorruptDataError
             If it is truncated.
         """
-        tensors, _ = read_tensors(Path(path), _KIND)
+        location = Path(path)
+        if kind_of(location) is None:
+            tensors = read_layer(location)
+            tensors.setdefault("bias", np.zeros(tensors["weight"].shape[:1]))
+        else:
+            tensors, _ = read_tensors(location, _KIND)
         try:
             return cls(tensors["weight"], tensors["bias"])
         except (KeyError, InputError) as error:
@@ -181,8 +197,8 @@ def head_map(
     """
     if source.classes != target.classes:
         raise WidthMismatchError(
-            f"head_map: heads of {source.classes} and {target.classes} classes given, expected "
-            "the same classes"
+            f"head_map: heads of {source.classes} and {target.classes} classes given for "
+            f"{names[0]} and {names[1]}, expected the same classes"
         )
     wanted = np.column_stack([source.weight, source.bias - target.bias])
     solved = np.linalg.lstsq(target.weight, wanted, rcond=None)[0]

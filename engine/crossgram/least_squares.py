@@ -8,28 +8,39 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crossgram.certificate import Certificate
 from crossgram.errors import InputError
+from crossgram.evidence import (
+    EPSILON,
+    SUM_ROUNDING,
+    certified_map,
+    correct_digits,
+    ends,
+    is_rounding,
+    products,
+    sums_of_squares,
+)
 from crossgram.linear_map import LinearMap
 from crossgram.moments import Moments
 from crossgram.normal_equations import Factor, factor
-from crossgram.spaces import Space, map_pairs
+from crossgram.spaces import Space
 
-__all__ = ["Fit", "check_ridge", "is_rounding", "residual_squares", "solve", "solve_least_squares"]
+__all__ = [
+    "Fit",
+    "check_ridge",
+    "coefficient_digits",
+    "digit_notes",
+    "rank_is_known",
+    "row_notes",
+    "solve",
+    "solve_least_squares",
+]
 
-_EPSILON = {"exact": float(np.finfo(np.float64).eps), "fast": float(np.finfo(np.float32).eps)}
-_NOISE = {"exact": 0.0, "fast": 4 * _EPSILON["fast"]}
-_MOST_DIGITS = -math.log10(_EPSILON["exact"])
 _FEW_DIGITS = 6
-_VISIBLE_IN_R2 = 1e-6
+_NOISE = {"exact": 0.0, "fast": 4 * EPSILON["fast"]}
 _AS_FAR = {
     "exact": " as far as one pass can tell, which is up to a condition number of about 1e7",
     "fast": " as far as float32 products can tell",
 }
-_CONSTANT_SPREAD = 8 * _EPSILON["exact"]
-_SUM_ROUNDING = 16
-"""Relative error of a sum of products in units of ε. Values of few bits, as float16, float32 and
-rectified ones are, round the same way time and again: up to 50 ε were measured."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,12 @@ class Fit:
     coefficients: NDArray[np.float64]
     bias: NDArray[np.float64]
     factor: Factor
+
+    @property
+    def scaled(self) -> NDArray[np.float64]:
+        """Coefficients of columns that were scaled to length 1, shape (p, q)."""
+        scale = self.factor.scale
+        return np.asarray(self.coefficients / np.where(scale > 0, scale, np.inf)[:, None])
 
 
 def solve(
@@ -98,19 +115,24 @@ def solve(
     >>> solved.bias.round(9), solved.certificate.rank
     (array([1., 1.]), 4)
     """
-    if len(moments.spaces) < 2 and (source is None or target is None):
-        raise InputError("solve: moments of one space only; name the source and the target")
-    from_name = moments.spaces[0].name if source is None else source
-    to_name = moments.spaces[1].name if target is None else target
-    fit = solve_least_squares(moments, from_name, to_name, intercept=intercept, ridge=ridge)
-    from_space = moments.spaces[moments.index(from_name)]
-    to_space = moments.spaces[moments.index(to_name)]
-    return LinearMap(
-        weight=np.ascontiguousarray(fit.coefficients.T),
-        bias=fit.bias,
-        source=from_space,
-        target=to_space,
-        certificate=_certify(moments, from_space, to_space, fit, intercept, ridge),
+    from_space, to_space = ends(moments, source, target)
+    fit = solve_least_squares(
+        moments, from_space.name, to_space.name, intercept=intercept, ridge=ridge
+    )
+    digits = coefficient_digits(moments, to_space.name, fit, intercept)
+    return certified_map(
+        moments,
+        from_space,
+        to_space,
+        fit,
+        rank=fit.factor.rank,
+        condition=fit.factor.condition,
+        digits=digits,
+        method="cholesky" if fit.factor.cholesky is not None else "minimum norm",
+        intercept=intercept,
+        ridge=ridge,
+        notes=row_notes(moments, from_space, fit, intercept, ridge)
+        + digit_notes(moments, from_space, fit, intercept, digits),
     )
 
 
@@ -119,10 +141,7 @@ def solve_least_squares(
 ) -> Fit:
     """Solve as `solve` does, without the certificate."""
     check_ridge(ridge)
-    _check_blocks(moments, source, target)
-    if moments.weight == 0:
-        raise InputError("solve: these moments are of no rows, or every row's weight is zero")
-    normal, cross = _products(moments, source, target, intercept)
+    normal, cross = products(moments, source, target, intercept)
     i = moments.index(source)
     if ridge:
         constant = np.zeros(len(normal), bool)
@@ -146,128 +165,24 @@ def check_ridge(ridge: float) -> None:
         raise InputError(f"ridge: {ridge!r} given, expected a finite number of at least 0")
 
 
-def _check_blocks(moments: Moments, source: str, target: str) -> None:
-    spaces = moments.spaces[moments.index(source)], moments.spaces[moments.index(target)]
-    lost = map_pairs(moments.spaces, [(spaces[0].name, spaces[1].name)]) - moments.pairs
-    if lost:
-        names = [" x ".join(moments.spaces[k].name for k in pair) for pair in sorted(lost)]
-        raise InputError(
-            f"solve: {' and '.join(names)} was not kept in these moments, and the map from "
-            f"{source} to {target} needs it; accumulate again with --map {source}:{target}, or "
-            "without --map to keep every block"
-        )
-
-
-def _products(
-    moments: Moments, source: str, target: str, intercept: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    normal, cross = moments.scatter(source, source), moments.scatter(source, target)
-    if intercept:
-        return normal, cross
-    mean_x = moments.means[moments.index(source)]
-    mean_y = moments.means[moments.index(target)]
-    return (
-        normal + moments.weight * np.outer(mean_x, mean_x),
-        cross + moments.weight * np.outer(mean_x, mean_y),
-    )
-
-
-def is_rounding(squares: NDArray[np.float64], moments: Moments, space: str) -> NDArray[np.bool_]:
-    """Tell which sums of squares, (dim,), are nothing but the rounding of a space's means."""
-    noise = _CONSTANT_SPREAD * np.abs(moments.means[moments.index(space)])
-    limit = np.maximum(moments.weight * noise**2, np.finfo(np.float64).tiny)
-    return np.asarray(squares <= limit)
-
-
-def _certify(
-    moments: Moments, source: Space, target: Space, fit: Fit, intercept: bool, ridge: float
-) -> Certificate:
-    j = moments.index(target.name)
-    residuals = residual_squares(moments, source.name, target.name, fit)
-    totals = moments.squares[j]
-    noise = _residual_noise(moments, source.name, fit, intercept)
-    constant = is_rounding(totals, moments, target.name)
-    reproduced = is_rounding(residuals, moments, target.name) | (residuals <= noise)
-    shares = np.where(constant, ~reproduced, residuals / np.where(constant, 1.0, totals))
-    share = float(shares.max() if constant.all() else residuals.sum() / totals.sum())
-    r2_noise = 0.0 if constant.all() else float(noise[~constant].sum() / totals.sum())
-    digits = _estimate_digits(moments, target.name, fit, intercept)
-    return Certificate(
-        rows=moments.rows,
-        skipped=moments.skipped,
-        source_dim=source.dim,
-        target_dim=target.dim,
-        rank=fit.factor.rank,
-        condition=fit.factor.condition,
-        digits=digits,
-        residual=math.sqrt(share),
-        r2=1.0 - share,
-        r2_per_output=tuple(float(value) for value in 1.0 - shares),
-        passes=1,
-        method="cholesky" if fit.factor.cholesky is not None else "minimum norm",
-        precision=moments.precision,
-        backend="numpy",
-        intercept=intercept,
-        ridge=ridge,
-        notes=_notes(moments, source, fit, intercept, ridge, digits, r2_noise),
-    )
-
-
-def residual_squares(moments: Moments, source: str, target: str, fit: Fit) -> NDArray[np.float64]:
-    """Return the sum of squared residuals of each output over the rows of `moments`, (q,).
-
-    Any coefficients may be asked about, also ones fitted on other rows. With e = y - x M - b:
-    Σ w e² = diag(S_yy - 2 Mᵀ S_xy + Mᵀ S_xx M) + W (mean e)².
-    """
-    normal, cross = moments.scatter(source, source), moments.scatter(source, target)
-    m = fit.coefficients
-    i, j = moments.index(source), moments.index(target)
-    mean_error = moments.means[j] - moments.means[i] @ m - fit.bias
-    squares = moments.squares[j] + np.einsum("ij,ij->j", m, normal @ m - 2 * cross)
-    squares += moments.weight * mean_error**2
-    return np.asarray(np.maximum(squares, 0.0))
-
-
-def _residual_noise(
-    moments: Moments, source: str, fit: Fit, intercept: bool
-) -> NDArray[np.float64]:
-    """Return how much rounding there may be in `residual_squares`, shape (q,).
-
-    What cancels in it are products of S_xx, whose relative error is that of sums of products.
-    """
-    lengths = np.sqrt(_sums_of_squares(moments, source, intercept))
-    scaled = lengths[:, None] * fit.coefficients
-    return np.asarray(_SUM_ROUNDING * _EPSILON[moments.precision] * (scaled**2).sum(axis=0))
-
-
-def _sums_of_squares(moments: Moments, space: str, intercept: bool) -> NDArray[np.float64]:
-    """Return those of a space's columns, about their means if there is an intercept, (dim,)."""
-    i = moments.index(space)
-    return moments.squares[i] + (0.0 if intercept else moments.weight * moments.means[i] ** 2)
-
-
-def _estimate_digits(moments: Moments, target: str, fit: Fit, intercept: bool) -> float:
+def coefficient_digits(moments: Moments, target: str, fit: Fit, intercept: bool) -> float:
     """Estimate the correct digits of the column-scaled coefficients of the worst output.
 
     Rounding perturbs the scaled Gram matrix R and the scaled cross products c by about ε times
-    the lengths of the columns, times `_SUM_ROUNDING`, independently, so that R β = c gives
+    the lengths of the columns, times `SUM_ROUNDING`, independently, so that R β = c gives
     ‖Δβ‖ ≈ ε ‖R⁻¹‖_F (‖β‖ + ‖y‖): docs/mathematics.md, "Digits".
     """
-    if not _rank_is_known(moments, fit, intercept):
+    if not rank_is_known(moments, fit, intercept):
         return 0.0  # what was left out as noise of the products may have been part of the map
-    lengths = _sums_of_squares(moments, target, intercept)
-    scale = fit.factor.scale
-    scaled = fit.coefficients / np.where(scale > 0, scale, np.inf)[:, None]
-    sizes = np.linalg.norm(scaled, axis=0)
+    lengths = np.sqrt(sums_of_squares(moments, target, intercept))
+    sizes = np.linalg.norm(fit.scaled, axis=0)
     known = sizes > 0
-    if not known.any():
-        return _MOST_DIGITS
-    ratio = 1 + float((np.sqrt(lengths[known]) / sizes[known]).max())
-    error = _SUM_ROUNDING * _EPSILON[moments.precision] * fit.factor.inverse_norm * ratio
-    return float(min(max(-math.log10(error), 0.0), _MOST_DIGITS))
+    ratio = 1 + float((lengths[known] / sizes[known]).max(initial=0.0))
+    error = SUM_ROUNDING * EPSILON[moments.precision] * fit.factor.inverse_norm * ratio
+    return correct_digits(error if known.any() else 0.0)
 
 
-def _rank_is_known(moments: Moments, fit: Fit, intercept: bool) -> bool:
+def rank_is_known(moments: Moments, fit: Fit, intercept: bool) -> bool:
     """Tell whether no direction was left out that one more pass might find to be there.
 
     Of a Gram matrix, eigenvalues are seen down to ε times the largest, so singular values of the
@@ -277,15 +192,10 @@ def _rank_is_known(moments: Moments, fit: Fit, intercept: bool) -> bool:
     return fit.factor.rank >= min(varying, moments.rows - intercept)
 
 
-def _notes(
-    moments: Moments,
-    source: Space,
-    fit: Fit,
-    intercept: bool,
-    ridge: float,
-    digits: float,
-    r2_noise: float,
+def row_notes(
+    moments: Moments, source: Space, fit: Fit, intercept: bool, ridge: float
 ) -> tuple[str, ...]:
+    """Return what is to be said of rows that are few or of deficient rank."""
     notes = []
     unknowns = source.dim + intercept
     if moments.rows < unknowns:
@@ -304,25 +214,31 @@ def _notes(
         constant = source.dim - np.count_nonzero(fit.factor.scale)
         notes.append(
             f"the rows of {source.name} have rank {fit.factor.rank} of {source.dim}"
-            f"{'' if _rank_is_known(moments, fit, intercept) else _AS_FAR[moments.precision]}"
+            f"{'' if rank_is_known(moments, fit, intercept) else _AS_FAR[moments.precision]}"
             f"{f' (constant columns: {constant})' if constant else ''}: "
             "this is the solution of minimum norm"
         )
-    if r2_noise > _VISIBLE_IN_R2:
-        notes.append(f"R2 is known to about {r2_noise:.0e}, because the coefficients are so large")
-    if digits < _FEW_DIGITS and not _rank_is_known(moments, fit, intercept):
-        notes.append(
+    return tuple(notes)
+
+
+def digit_notes(
+    moments: Moments, source: Space, fit: Fit, intercept: bool, digits: float
+) -> tuple[str, ...]:
+    """Return what is to be said of a solution of few digits."""
+    if digits >= _FEW_DIGITS:
+        return ()
+    note = (
+        f"about {digits:.0f} digits of the map are correct, because columns of {source.name} "
+        "are nearly dependent; its predictions keep more. Ridge gives more digits"
+    )
+    if not rank_is_known(moments, fit, intercept):
+        note = (
             f"no digit of the map is certain: columns of {source.name} depend on each other, or "
             "nearly so, and which of the two cannot be told. Ridge makes the map well defined"
         )
-    elif digits < _FEW_DIGITS and moments.precision == "fast":
-        notes.append(
+    elif moments.precision == "fast":
+        note = (
             f"no more than about {digits:.0f} digits of the map are certain, because its products "
             "were of float32; its predictions keep more. --precision exact gives more digits"
         )
-    elif digits < _FEW_DIGITS:
-        notes.append(
-            f"about {digits:.0f} digits of the map are correct, because columns of {source.name} "
-            "are nearly dependent; its predictions keep more. Ridge gives more digits"
-        )
-    return tuple(notes)
+    return (note,)

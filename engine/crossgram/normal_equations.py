@@ -59,6 +59,21 @@ class Factor:
         solution[self.scale == 0] = 0.0
         return np.asarray(solution)
 
+    def half_solve(self, right: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return a B with Bᵀ B = rightᵀ A⁻¹ right, (p, q), of the pseudo-inverse if A is singular.
+
+        `right` must be in the range of A.
+        """
+        scaled = self.scale[:, None] * right
+        if self.cholesky is not None:
+            half = scipy.linalg.solve_triangular(
+                self.cholesky, scaled, lower=True, overwrite_b=True, check_finite=False
+            )
+            return np.asarray(half)
+        assert self.values is not None
+        assert self.vectors is not None
+        return self.vectors @ ((self.vectors.T @ scaled) / np.sqrt(self.values)[:, None])
+
 
 def _range(
     scale: NDArray[np.float64], vectors: NDArray[np.float64]

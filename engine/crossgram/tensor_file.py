@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from crossgram.errors import CorruptDataError, InputError
 from crossgram.output import whole_file
 
-__all__ = ["kind_of", "read_tensors", "write_tensors"]
+__all__ = ["kind_of", "read_layer", "read_tensors", "write_tensors"]
 
 _FORMAT = 1
 _KEY = "crossgram"
 _HINTS = {"folded moments": "; load_moments reads both"}
+_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
 def write_tensors(
@@ -77,6 +78,50 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[s
         raise CorruptDataError(
             f"{path}: its arrays cannot be read ({error}); make it again"
         ) from error
+
+
+def read_layer(path: Path) -> dict[str, NDArray[Any]]:
+    """Return `weight`, and `bias` if there is one, of a linear layer that any program saved.
+
+    Parameters
+    ----------
+    path : Path
+        A safetensors file with these tensors alone, of float dtypes; bfloat16 becomes float32.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it holds other tensors or dtypes.
+    CorruptDataError
+        If it is truncated or not a safetensors file.
+    """
+    from safetensors import SafetensorError, deserialize, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = sorted(file.keys())
+        if names not in (["bias", "weight"], ["weight"]):
+            shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+            raise InputError(
+                f"{path}: holds the tensors {shown or 'of nothing'}; expected `weight` and "
+                "perhaps `bias`, as torch.nn.Linear has them: save the last layer alone"
+            )
+        parts = dict(deserialize(path.read_bytes()))  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
+        raise CorruptDataError(
+            f"{path}: not a safetensors file, or truncated ({error}); save it again"
+        ) from error
+    return {name: _floats(path, name, part) for name, part in parts.items()}
+
+
+def _floats(path: Path, name: str, part: Mapping[str, Any]) -> NDArray[Any]:
+    dtype = part["dtype"]
+    if dtype not in _FLOATS:
+        raise InputError(f"{path}: {name} is of dtype {dtype}, expected floats; save it as float32")
+    values: NDArray[Any] = np.frombuffer(part["data"], _FLOATS[dtype])
+    if dtype == "BF16":  # the upper half of a float32
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    return values.reshape(part["shape"])
 
 
 def kind_of(path: Path) -> str | None:

@@ -43,7 +43,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Fit the least-squares map from X to Y, two networks' embeddings of the same images.
+    """Fit the map from X to Y, two networks' embeddings of the same images.
 
     X and Y are stores, plain two-dimensional Zarr arrays or .npy files. They are read once; row
     i must be the same image in both.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,10 +26,9 @@ def command(
     source: str | None,
     target: str | None,
     output: str,
-    intercept: bool,
-    ridge: float,
     overwrite: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Solve a map between two spaces of a MOMENTS file, without reading embeddings.
 
@@ -36,6 +36,7 @@ def command(
 
     \b
     Example:  crossgram solve moments.safetensors --source a --target c -o a-to-c.safetensors
+              crossgram solve moments.safetensors -o r.safetensors --method reduced-rank --rank 64
     """
     import crossgram as cg
     from crossgram.output import check_output, refuse_overlap
@@ -43,7 +44,7 @@ def command(
 
     check_output(Path(output), overwrite=overwrite)
     refuse_overlap(Path(output), moments)
-    solved = cg.solve(cg.load_moments(moments), source, target, intercept=intercept, ridge=ridge)
+    solved = cg.solve(cg.load_moments(moments), source, target, **options)
     solved.save(output, overwrite=overwrite)
     certificate = solved.certificate
     assert certificate is not None
