@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from crossgram.moments import Moments as Moments
     from crossgram.plan import Plan as Plan
     from crossgram.progress import Progress as Progress
+    from crossgram.ridge import RidgePath as RidgePath
+    from crossgram.ridge import ridge_path as ridge_path
     from crossgram.spaces import Space as Space
     from crossgram.store import EmbeddingStore as EmbeddingStore
     from crossgram.synthesis import synth as synth
@@ -81,6 +83,8 @@ _HOME = {
     "Moments": "moments",
     "Plan": "plan",
     "Progress": "progress",
+    "RidgePath": "ridge",
+    "ridge_path": "ridge",
     "Space": "spaces",
     "EmbeddingStore": "store",
     "synth": "synthesis",

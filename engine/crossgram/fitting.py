@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from crossgram import least_squares
 from crossgram.accumulation import Options, open_spaces, prepared
@@ -17,11 +17,14 @@ from crossgram.moments import Moments
 from crossgram.plan import Plan
 from crossgram.progress import ProgressCallback, ignore
 from crossgram.resources import PeakMemory
-from crossgram.source import SourceLike
+from crossgram.ridge import RidgePath, ridge_path
+from crossgram.source import Source, SourceLike
 
-__all__ = ["FitReport", "fit", "fit_with_report", "plan_fit", "solve"]
+__all__ = ["FitReport", "fit", "fit_with_report", "plan_fit", "solve", "solve_with_path"]
 
 _SIDES = ("source", "target", "both")
+_AUTO = "auto"
+_AUTO_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class FitReport:
         Wall time of reading, accumulating and solving.
     peak_memory_bytes : int
         Measured peak of the resident set above its size at the start.
+    ridge_path : RidgePath or None
+        The scores that the ridge was chosen by, where that was asked for.
     """
 
     map: LinearMap
@@ -47,6 +52,7 @@ class FitReport:
     plan: Plan
     seconds: float
     peak_memory_bytes: int
+    ridge_path: RidgePath | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts of the run as JSON values."""
@@ -65,6 +71,7 @@ class FitReport:
             "threads": self.plan.threads,
             "peak_memory_bytes": self.peak_memory_bytes,
             "planned_memory_bytes": self.plan.planned_memory_bytes,
+            "ridge_path": None if self.ridge_path is None else self.ridge_path.to_dict(),
         }
 
 
@@ -73,7 +80,7 @@ def fit(
     y: SourceLike,
     *,
     intercept: bool = True,
-    ridge: float = 0.0,
+    ridge: float | str = 0.0,
     normalize: bool | str = False,
     progress: ProgressCallback = ignore,
     **options: Any,
@@ -86,8 +93,10 @@ def fit(
         Paths, stores, NumPy or Dask arrays of the same images, in the same order.
     intercept : bool
         Whether to fit b.
-    ridge : float
-        Strength, on the scale of sums of squares; b is not penalised.
+    ridge : float or "auto"
+        Strength, on the scale of sums of squares; b is not penalised. "auto" chooses it by
+        cross-validation, and without `folds` keeps five of them for it: by labels, where x or y
+        has them, or else by ids, or else of contiguous rows.
     normalize : {False, True, "source", "target", "both"}
         Divide rows by their Euclidean lengths first; True is "both".
     progress : callable
@@ -134,7 +143,7 @@ def fit_with_report(
     y: SourceLike,
     *,
     intercept: bool = True,
-    ridge: float = 0.0,
+    ridge: float | str = 0.0,
     normalize: bool | str = False,
     progress: ProgressCallback = ignore,
     **options: Any,
@@ -142,17 +151,18 @@ def fit_with_report(
     """Fit as `fit` does, and report the run that made the map."""
     memory = PeakMemory()
     started = time.perf_counter()
-    spaces, settled = _settle(x, y, normalize, options)
+    spaces, settled = _settle(x, y, normalize, options, held_out=_is_auto(ridge))
     with prepared(spaces, settled, solve=(0, 1)) as ready:
         moments = ready.run(progress)
         source, target = (space.name for space in ready.plan.spaces)
-        solved = solve(moments, source, target, intercept=intercept, ridge=ridge)
+        solved, path = solve_with_path(moments, source, target, intercept=intercept, ridge=ridge)
         return FitReport(
             map=solved,
             moments=moments,
             plan=ready.plan,
             seconds=time.perf_counter() - started,
             peak_memory_bytes=memory.bytes(),
+            ridge_path=path,
         )
 
 
@@ -171,7 +181,7 @@ def solve(
     target: str | None = None,
     *,
     intercept: bool = True,
-    ridge: float = 0.0,
+    ridge: float | str = 0.0,
 ) -> LinearMap:
     """Solve the map from one space to another from moments, without reading rows.
 
@@ -182,44 +192,103 @@ def solve(
         the certificate.
     source, target : str, optional
         Names of the spaces; by default the first and the second.
-    intercept, ridge
+    intercept : bool
         As for `fit`.
+    ridge : float or "auto"
+        As for `fit`; moments without folds choose it by generalised cross-validation.
 
     Raises
     ------
     InputError
-        If a name is unknown, a block was not kept, there are no rows, or the ridge is negative.
+        If a name is unknown, a block was not kept, there are no rows, or the ridge is none.
     """
-    if isinstance(moments, Moments):
-        return least_squares.solve(moments, source, target, intercept=intercept, ridge=ridge)
-    solved = least_squares.solve(moments.total(), source, target, intercept=intercept, ridge=ridge)
-    assert solved.certificate is not None
-    held_out = cross_validated_r2(
-        moments, solved.source.name, solved.target.name, intercept=intercept, ridge=ridge
-    )
-    notes = solved.certificate.notes
-    if held_out < 0:
-        overfits = (
-            "on rows that were held out, the map is worse than the mean of the targets: it "
-            "overfits; use ridge, or more rows"
+    return solve_with_path(moments, source, target, intercept=intercept, ridge=ridge)[0]
+
+
+def solve_with_path(
+    moments: Moments | FoldedMoments,
+    source: str | None = None,
+    target: str | None = None,
+    *,
+    intercept: bool = True,
+    ridge: float | str = 0.0,
+) -> tuple[LinearMap, RidgePath | None]:
+    """Solve as `solve` does, and return the scores that an "auto" ridge was chosen by too."""
+    automatic = _is_auto(ridge)
+    some = moments if isinstance(moments, Moments) else moments.folds[0]
+    source, target = least_squares.named(some, source, target)
+    path = ridge_path(moments, source, target, intercept=intercept) if automatic else None
+    total = moments if isinstance(moments, Moments) else moments.total()
+    strength = float(ridge) if path is None else path.chosen
+    solved = least_squares.solve(total, source, target, intercept=intercept, ridge=strength)
+    certificate = solved.certificate
+    assert certificate is not None
+    if path is not None:
+        notes = (*certificate.notes, *_choice_notes(path))
+        certificate = replace(certificate, ridge_chosen_by=path.chosen_by, notes=notes)
+    if isinstance(moments, FoldedMoments):
+        held_out = cross_validated_r2(moments, source, target, intercept=intercept, ridge=strength)
+        certificate = replace(
+            certificate,
+            folds=len(moments.with_rows),
+            cross_validated_r2=held_out,
+            notes=(*certificate.notes, *_fold_notes(moments, held_out, automatic)),
         )
-        notes = (*notes, overfits)
-    filled = len(moments.with_rows)
-    if filled < len(moments.folds):
-        notes += (f"no rows fell into {len(moments.folds) - filled} of {len(moments.folds)} folds",)
-    certificate = replace(
-        solved.certificate,
-        folds=filled,
-        cross_validated_r2=held_out,
-        notes=notes,
-    )
-    return replace(solved, certificate=certificate)
+    return replace(solved, certificate=certificate), path
+
+
+def _choice_notes(path: RidgePath) -> list[str]:
+    notes = []
+    if path.cross_validated_r2 is None:
+        notes.append(
+            "the ridge was chosen by generalised cross-validation, from the rows that it is fitted "
+            "on; with --folds it is chosen by rows that are held out"
+        )
+    if path.chosen == path.strengths[0]:
+        notes.append("the ridge chosen is the weakest that was tried: the map needs none")
+    elif path.chosen == path.strengths[-1]:
+        notes.append(
+            "the ridge chosen is the strongest that was tried, which leaves next to nothing of the "
+            "map: the mean of the targets predicts them as well"
+        )
+    return notes
+
+
+def _fold_notes(moments: FoldedMoments, held_out: float, automatic: bool) -> list[str]:
+    notes = []
+    if held_out < 0:
+        worse = "on rows that were held out, the map is worse than the mean of the targets"
+        notes.append(
+            f"{worse} at every ridge that was tried: use more rows"
+            if automatic
+            else f"{worse}: it overfits; use ridge, or more rows"
+        )
+    empty = len(moments.folds) - len(moments.with_rows)
+    if empty:
+        notes.append(f"no rows fell into {empty} of {len(moments.folds)} folds")
+    return notes
+
+
+def _is_auto(ridge: float | str) -> TypeGuard[str]:
+    if isinstance(ridge, str):
+        if ridge != _AUTO:
+            raise InputError(f"ridge: {ridge!r} given, expected 'auto' or a number of at least 0")
+        return True
+    least_squares.check_ridge(ridge)
+    return False
 
 
 def _settle(
-    x: SourceLike, y: SourceLike, normalize: bool | str, options: dict[str, Any]
+    x: SourceLike,
+    y: SourceLike,
+    normalize: bool | str,
+    options: dict[str, Any],
+    *,
+    held_out: bool = False,
 ) -> tuple[list[Any], Options]:
     sources, names = open_spaces([x, y], options.pop("names", None))
+    if held_out and not options.get("folds"):
+        options |= _folds_for_auto(sources, options.get("group_by", "rows"))
     sides = normalize if isinstance(normalize, str) else ("both" if normalize else "")
     if sides and sides not in _SIDES:
         raise InputError(f"normalize: {normalize!r} given, expected one of {', '.join(_SIDES)}")
@@ -227,3 +296,10 @@ def _settle(
         name for name, side in zip(names, _SIDES, strict=False) if sides in (side, "both")
     ]
     return list(sources), Options(names=names, maps=[names], normalize=chosen, **options)  # type: ignore[list-item]
+
+
+def _folds_for_auto(sources: Sequence[Source], group_by: str) -> dict[str, Any]:
+    if group_by == "rows":
+        has = (by for by in ("labels", "ids") for s in sources if getattr(s, by) is not None)
+        group_by = next(has, "rows")
+    return {"folds": max(2, min(_AUTO_FOLDS, sources[0].rows)), "group_by": group_by}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,8 @@ from crossgram.spaces import Space
 __all__ = ["Fit", "solve", "solve_least_squares"]
 
 _EPSILON = {"exact": float(np.finfo(np.float64).eps), "fast": float(np.finfo(np.float32).eps)}
-_NOISE = {"exact": 0.0, "fast": 4 * _EPSILON["fast"]}
+NOISE = {"exact": 0.0, "fast": 4 * _EPSILON["fast"]}
+"""Eigenvalues of a Gram matrix, as shares of the largest, that its products' rounding makes up."""
 _MOST_DIGITS = -math.log10(_EPSILON["exact"])
 _FEW_DIGITS = 6
 _CONSTANT_SPREAD = 8 * _EPSILON["exact"]
@@ -75,7 +78,7 @@ def solve(
     ------
     InputError
         If the moments are of no rows, a name is unknown, a block was not kept, or the ridge is
-        negative or not finite.
+        negative, not finite, or beyond what float64 can tell beside the sums of squares.
 
     Notes
     -----
@@ -93,11 +96,9 @@ def solve(
     >>> solved.bias.round(9), solved.certificate.rank
     (array([1., 1.]), 4)
     """
-    if len(moments.spaces) < 2 and (source is None or target is None):
-        raise InputError("solve: moments of one space only; name the source and the target")
-    from_name = moments.spaces[0].name if source is None else source
-    to_name = moments.spaces[1].name if target is None else target
+    from_name, to_name = named(moments, source, target)
     fit = solve_least_squares(moments, from_name, to_name, intercept=intercept, ridge=ridge)
+    _check_felt(ridge, moments, from_name, intercept)
     from_space = moments.spaces[moments.index(from_name)]
     to_space = moments.spaces[moments.index(to_name)]
     return LinearMap(
@@ -109,32 +110,81 @@ def solve(
     )
 
 
+def named(moments: Moments, source: str | None, target: str | None) -> tuple[str, str]:
+    """Return the names of the spaces to map between; by default the first and the second.
+
+    Raises
+    ------
+    InputError
+        If there is no second.
+    """
+    if len(moments.spaces) < 2 and (source is None or target is None):
+        raise InputError("solve: moments of one space only; name the source and the target")
+    return (
+        moments.spaces[0].name if source is None else source,
+        moments.spaces[1].name if target is None else target,
+    )
+
+
 def solve_least_squares(
     moments: Moments, source: str, target: str, *, intercept: bool, ridge: float
 ) -> Fit:
     """Solve as `solve` does, without the certificate."""
-    if not (np.issubdtype(type(ridge), np.number) and math.isfinite(ridge) and ridge >= 0):
-        raise InputError(f"ridge: {ridge!r} given, expected a finite number of at least 0")
+    check_ridge(ridge)
     if moments.weight == 0:
         raise InputError("solve: these moments are of no rows, or every row's weight is zero")
-    normal, cross = _products(moments, source, target, intercept)
+    normal, cross = products(moments, source, target, intercept)
     i = moments.index(source)
     if ridge:
         constant = np.zeros(len(normal), bool)
         normal = normal.copy()
         np.fill_diagonal(normal, np.maximum(normal.diagonal(), 0.0) + ridge)
     else:
-        constant = _is_rounding(normal.diagonal(), moments, i)
-    factored = factor(normal, constant, _NOISE[moments.precision])
+        constant = is_rounding(normal.diagonal(), moments, i)
+    factored = factor(normal, constant, NOISE[moments.precision])
     coefficients = factored.solve(cross)
     mean_x, mean_y = moments.means[i], moments.means[moments.index(target)]
     bias = mean_y - mean_x @ coefficients if intercept else np.zeros(len(mean_y))
     return Fit(coefficients, bias, factored)
 
 
-def _products(
+def check_ridge(ridge: Any) -> None:
+    """Refuse a strength that is none.
+
+    Raises
+    ------
+    InputError
+        If it is not a finite number of at least 0.
+    """
+    is_number = isinstance(ridge, Real) and not isinstance(ridge, bool)
+    if not (is_number and 0 <= float(ridge) < math.inf):
+        raise InputError(f"ridge: {ridge!r} given, expected a finite number of at least 0")
+
+
+def _check_felt(ridge: float, moments: Moments, source: str, intercept: bool) -> None:
+    """Refuse a strength that float64 loses beside the sums of squares, or they beside it."""
+    i = moments.index(source)
+    squares = moments.squares[i] + (0.0 if intercept else moments.weight * moments.means[i] ** 2)
+    felt = squares[~is_rounding(squares, moments, i)]
+    if not ridge or not len(felt):
+        return
+    epsilon, least, whole = _EPSILON["exact"], float(felt.min()), float(felt.sum())
+    if ridge < epsilon * least or epsilon * ridge > whole:
+        raise InputError(
+            f"ridge: {ridge:g} given, which in float64 "
+            f"{'changes nothing' if ridge < least else 'leaves nothing of the map'}: sums of "
+            f"squares of {source} are {least:.3g} and more per column, {whole:.3g} in all; "
+            "give a strength between or near them, or 0 for none"
+        )
+
+
+def products(
     moments: Moments, source: str, target: str, intercept: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the Gram matrix of the source and its products with the target, (p, p) and (p, q).
+
+    About the means with an intercept, about zero without.
+    """
     normal, cross = moments.scatter(source, source), moments.scatter(source, target)
     if intercept:
         return normal, cross
@@ -146,7 +196,7 @@ def _products(
     )
 
 
-def _is_rounding(squares: NDArray[np.float64], moments: Moments, space: int) -> NDArray[np.bool_]:
+def is_rounding(squares: NDArray[np.float64], moments: Moments, space: int) -> NDArray[np.bool_]:
     """Tell sums of squares that are nothing but the rounding of the columns' means."""
     noise = _CONSTANT_SPREAD * np.abs(moments.means[space])
     limit = np.maximum(moments.weight * noise**2, np.finfo(np.float64).tiny)
@@ -159,7 +209,7 @@ def _certify(
     j = moments.index(target.name)
     residuals = residual_squares(moments, source.name, target.name, fit)
     totals = moments.squares[j]
-    constant, reproduced = _is_rounding(totals, moments, j), _is_rounding(residuals, moments, j)
+    constant, reproduced = is_rounding(totals, moments, j), is_rounding(residuals, moments, j)
     shares = np.where(constant, ~reproduced, residuals / np.where(constant, 1.0, totals))
     share = float(shares.max() if constant.all() else residuals.sum() / totals.sum())
     digits = _estimate_digits(moments, target.name, fit, intercept)

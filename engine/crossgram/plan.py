@@ -266,7 +266,7 @@ def _memory(
     solving = 0
     if solve is not None:
         p, q = (dims[k] for k in solve)
-        solving = 8 * (4 * p * p + 4 * p * q) + moments
+        solving = 8 * (7 * p * p + 6 * p * q if folds > 1 else 5 * p * p + 4 * p * q) + moments
     terms["solving"] = max(0, solving - sum(terms.values()))
     return {"reserved": _RESERVED_BYTES + threads * _THREAD_BYTES, **terms}
 

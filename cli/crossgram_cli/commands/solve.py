@@ -26,7 +26,7 @@ def command(
     target: str | None,
     output: str,
     intercept: bool,
-    ridge: float,
+    ridge: float | str,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -38,12 +38,15 @@ def command(
     Example:  crossgram solve moments.safetensors --source a --target c -o a-to-c.safetensors
     """
     import crossgram as cg
+    from crossgram.fitting import solve_with_path
     from crossgram.output import check_output, refuse_overlap
     from crossgram_cli.text import aligned, map_lines
 
     check_output(Path(output), overwrite=overwrite)
     refuse_overlap(Path(output), moments)
-    solved = cg.solve(cg.load_moments(moments), source, target, intercept=intercept, ridge=ridge)
+    solved, path = solve_with_path(
+        cg.load_moments(moments), source, target, intercept=intercept, ridge=ridge
+    )
     solved.save(output, overwrite=overwrite)
     certificate = solved.certificate
     assert certificate is not None
@@ -52,5 +55,6 @@ def command(
         "source": solved.source.name,
         "target": solved.target.name,
         **certificate.to_dict(),
+        "ridge_path": None if path is None else path.to_dict(),
     }
     emit(result, as_json, aligned(map_lines(solved, output)))
