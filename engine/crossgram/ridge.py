@@ -257,10 +257,10 @@ def _held_out(
     total = float((fold.squares[j] + fold.weight * offset_y**2).sum())
     gram = fold.scatter(source, source) + fold.weight * np.outer(offset_x, offset_x)
     cross = fold.scatter(source, target) + fold.weight * np.outer(offset_x, offset_y)
-    # relative to the largest eigenvalue, d is of numbers and A of coefficients: neither overflows
+    # coefficients of size 1, and the rest of them with the rows: no square overflows before its sum
     largest = training.values[-1] if len(training.values) else 1.0
-    loadings = training.cross / largest
-    vectors = training.vectors
+    size = np.abs(training.cross).max(initial=0.0) / largest or 1.0
+    loadings, vectors = training.cross / largest / size, training.vectors * size
     quadratic = (vectors.T @ gram @ vectors) * (loadings @ loadings.T)
     linear = np.einsum("ij,ij->i", vectors.T @ cross, loadings)
 
