@@ -259,6 +259,17 @@ class TestOptions:
             cg.accumulate([X, Y], names=["a"])
 
 
+class TestRowsThatVaryTooLittle:
+    @pytest.mark.parametrize("maps", [None, [("b", "a")]], ids=["all blocks", "one map"])
+    def test_are_refused_before_their_squares_vanish(self, maps: Any) -> None:
+        with pytest.raises(cg.InputError, match="column 0 varies by so little that its squares"):
+            accumulated(1e-170 * X[:50].astype(float), Y[:50], maps=maps)
+
+    def test_are_no_columns_that_are_constant(self) -> None:
+        constant = np.full((50, 2), [0.1, 1e-30])
+        assert not accumulated(constant, Y[:50]).squares[0].any()
+
+
 class TestRowsThatAreNotFinite:
     """They stop the run, or are left out of every space and counted."""
 

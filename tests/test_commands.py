@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,13 +146,15 @@ class TestOtherCommands:
             np.testing.assert_array_equal(found, expected)
 
     def test_plan_reads_nothing_and_adds_up(self, data: Path, tmp_path: Path) -> None:
-        plan = succeeds("plan", data / "a.zarr", data / "b.zarr", cwd=tmp_path)
+        options = "--normalize-only", "source"
+        plan = succeeds("plan", data / "a.zarr", data / "b.zarr", *options, cwd=tmp_path)
         assert plan["bytes_to_read"] == ROWS * (P + Q) * 4
         assert sum(plan["memory"].values()) == plan["planned_memory_bytes"]
 
-    @pytest.mark.parametrize("name", ["a.zarr", "a.npy"])
+    @pytest.mark.parametrize("name", ["a.zarr", "a.npy", "a.zarr/embeddings"])
     def test_inspect_tells_what_rows_there_are(self, data: Path, tmp_path: Path, name: str) -> None:
-        result = succeeds("inspect", data / name, cwd=tmp_path)
+        result = succeeds("inspect", data / name, "--validate", cwd=tmp_path)
+        assert result["validated"]
         assert (result["rows"], result["dim"], result["dtype"]) == (ROWS, P, "float32")
 
     def test_inspect_shows_a_maps_certificate(self, data: Path, tmp_path: Path) -> None:
@@ -284,6 +287,23 @@ class TestRefusals:
         done = crossgram("inspect", "nothing", "--debug", cwd=tmp_path)
         assert done.returncode == 2
         assert "Traceback" in done.stderr
+
+
+class TestWhatIsReadIsNeverReplaced:
+    @pytest.mark.parametrize("command", ["fit", "accumulate"])
+    def test_by_weights(self, data: Path, tmp_path: Path, command: str) -> None:
+        np.save(tmp_path / "w.npy", np.ones(ROWS))
+        stores = data / "a.zarr", data / "b.zarr"
+        options = "-o", "w.npy", "--weights", "w.npy", "--overwrite"
+        assert "would be replaced" in refused(command, *stores, *options, cwd=tmp_path)
+
+    @pytest.mark.parametrize("inside", ["zarr.json", "embeddings/c/0/0", "new"])
+    def test_by_files_inside_a_store(self, data: Path, tmp_path: Path, inside: str) -> None:
+        shutil.copytree(data / "a.zarr", tmp_path / "a.zarr")
+        options = "-o", f"a.zarr/{inside}", "--overwrite"
+        message = refused("fit", "a.zarr", data / "b.zarr", *options, cwd=tmp_path)
+        assert "lies inside a.zarr, which is read" in message
+        assert succeeds("inspect", "a.zarr", "--validate", cwd=tmp_path)["rows"] == ROWS
 
 
 class TestHardCases:

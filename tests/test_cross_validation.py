@@ -11,7 +11,7 @@ from sklearn.model_selection import KFold
 from strategies import EPSILON, assert_moments_agree, moments_of, write_store
 
 import crossgram as cg
-from crossgram.folds import assigner
+from crossgram.grouping import assigner
 from crossgram.source import open_source
 
 ROWS, FOLDS = 3000, 5

@@ -88,7 +88,7 @@ def test_partial_fits_on_blocks_equal_one_fit(runs: list[slice]) -> None:
         streamed.partial_fit(X[run], Y[run], sample_weight=WEIGHTS[run])
     np.testing.assert_allclose(streamed.coef_, whole.coef_, atol=ROUNDING)
     np.testing.assert_allclose(streamed.intercept_, whole.intercept_, atol=10 * ROUNDING)
-    assert streamed.certificate_.rows == ROWS
+    assert streamed.certificate_.rows == np.count_nonzero(WEIGHTS)
 
 
 def test_a_partial_fit_adds_to_a_fit_and_a_fit_starts_again() -> None:

@@ -286,8 +286,6 @@ def test_the_certificate_never_claims_a_digit_more_than_is_found(problem: Any) -
         x, y = problem(seed)
         intercept = seed % 2 == 0
         fitted = cg.fit(x, y, intercept=intercept)
-        if fitted.certificate.rank < x.shape[1]:
-            continue
         lengths = np.linalg.norm(x - x.mean(axis=0) if intercept else x, axis=0)
         exact = exact_least_squares(x, y, intercept=intercept)
         found = column_scaled_digits(fitted.weight.T, exact, lengths)
@@ -295,6 +293,64 @@ def test_the_certificate_never_claims_a_digit_more_than_is_found(problem: Any) -
     assert len(claimed_beyond_found) >= 40
     assert max(claimed_beyond_found) <= 1
     assert np.median(claimed_beyond_found) >= -2
+
+
+def nearly_dependent_problem(spread: float) -> tuple[Matrix, Matrix]:
+    """Return rows whose columns differ by 1 / `spread` of what they have in common."""
+    rng = np.random.default_rng(23)
+    own = rng.standard_normal((5000, 8))
+    x = own / spread + rng.standard_normal((5000, 1))
+    return x, own @ rng.standard_normal((8, 3)) + 0.1 * rng.standard_normal((5000, 3))
+
+
+class TestDigits:
+    @pytest.mark.parametrize("spread", [1e7, 1e8, 1e9])
+    def test_are_none_where_one_pass_cannot_tell_the_rank(self, spread: float) -> None:
+        x, y = nearly_dependent_problem(spread)
+        certificate = cg.fit(x, y).certificate
+        assert certificate.rank < 8
+        assert certificate.digits == 0
+        assert any("as far as one pass can tell" in note for note in certificate.notes)
+        assert any("no digit of the map is certain" in note for note in certificate.notes)
+
+    def test_are_not_lost_where_few_rows_explain_the_rank(self) -> None:
+        x, y = random_problem(3, rows=20, p=30)
+        assert cg.fit(x, y).certificate.digits > 10
+
+    @pytest.mark.parametrize("mean", [1e6, 1e8, 1e10])
+    @pytest.mark.parametrize("space", ["source", "target"])
+    def test_are_found_where_means_are_huge_and_segments_many(
+        self, mean: float, space: str
+    ) -> None:
+        # of few bits, so that a mean is added without rounding
+        x, y = (np.round(2.0**12 * part) / 2.0**12 for part in random_problem(4, rows=60_000))
+        exact = minimum_norm(x, y, intercept=True)
+        fitted = cg.fit(x + mean * (space == "source"), y + mean * (space == "target"))
+        lengths = np.linalg.norm(x - x.mean(axis=0), axis=0)
+        found = column_scaled_digits(fitted.weight.T, exact, lengths)
+        assert found > fitted.certificate.digits - 1
+
+    @pytest.mark.parametrize("scale", [2.0**10, 2.0**20, 2.0**30])
+    def test_are_found_where_repeated_columns_differ_in_scale(self, scale: float) -> None:
+        x, y = random_problem(5, rows=7)
+        both = np.hstack([x, scale * x])
+        # of all ways to share coefficients between the two halves, that of the smallest norm
+        exact = exact_least_squares(x, y, intercept=True) / (1 + scale**2)
+        fitted = cg.fit(both, y)
+        found = column_scaled_digits(
+            fitted.weight.T,
+            np.vstack([exact, scale * exact]),
+            np.linalg.norm(both - both.mean(axis=0), axis=0),
+        )
+        assert 0 < fitted.certificate.digits < found + 1
+
+    def test_do_not_depend_on_an_output_that_is_constant(self) -> None:
+        x, y = random_problem(6)
+        alone = cg.fit(x, y, weights=np.linspace(0.1, 1, 200)).certificate.digits
+        y = np.column_stack([y, np.full(200, 1234.567)])
+        fitted = cg.fit(x, y, weights=np.linspace(0.1, 1, 200))
+        assert fitted.certificate.digits == pytest.approx(alone, abs=0.5)
+        assert not fitted.weight[-1].any()
 
 
 def relative_error(coefficients: Matrix, reference: Matrix) -> float:

@@ -121,7 +121,7 @@ def test_a_weight_is_a_number_of_repetitions(blocks: list[Any], seed: int) -> No
     weights = np.random.default_rng(seed).integers(0, 3, size=len(blocks[0]))
     repeated = [np.repeat(block, weights, axis=0) for block in blocks]
     weighted, expected = moments_of(blocks, weights), moments_of(repeated)
-    assert weighted.rows == len(blocks[0])
+    assert weighted.rows == np.count_nonzero(weights)
     weighted.rows = expected.rows
     assert_moments_agree(weighted, expected, [np.tile(block, (2, 1)) for block in blocks])
 
@@ -195,7 +195,7 @@ class TestKeptBlocks:
 
     def test_that_are_absent_are_named_with_what_to_do(self) -> None:
         moments = moments_of(self.rows, maps=[("a", "b")])
-        with pytest.raises(InputError, match=r"b x c was not kept.*--map b:c"):
+        with pytest.raises(InputError, match=r"b x c was not kept.*without --map"):
             moments.scatter("b", "c")
 
     def test_of_a_map_between_unknown_spaces_are_refused(self) -> None:
@@ -275,10 +275,10 @@ class TestRefusedSubtraction:
             moments_of([self.rows]) - moments_of([100 * self.rows[:3]])
 
 
-def test_subtracting_all_rows_that_have_weight_leaves_rows_without_any() -> None:
+def test_subtracting_all_rows_that_have_weight_leaves_none() -> None:
     rows = np.random.default_rng(3).normal(size=(3, 2))
     rest = moments_of([rows], weights=[0.1, 0.2, 0]) - moments_of([rows[:2]], weights=[0.2, 0.1])
-    assert (rest.rows, rest.weight) == (1, 0.0)
+    assert (rest.rows, rest.weight) == (0, 0.0)
     assert not rest.scatter("a", "a").any()
 
 

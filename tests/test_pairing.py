@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -275,6 +277,42 @@ class TestJoin:
         where = r"b\.zarr: chunk c/1/0 \(rows 64 to 127\) is missing"
         with pytest.raises(cg.CorruptDataError, match=where):
             cg.accumulate(spaces, join="ids")
+
+
+class TestPlans:
+    def test_match_ids_and_read_no_row(self, tmp_path: Path, temporary: Path) -> None:
+        paths = stores(tmp_path, range(ROWS), range(ROWS + 9, 9, -1))
+        for path in paths:
+            (path / "embeddings" / "c" / "0" / "0").write_bytes(b"damaged")
+        assert cg.plan_fit(*paths, join="ids").rows == ROWS - 10
+
+    def test_refuse_what_a_join_refuses(self, tmp_path: Path) -> None:
+        with pytest.raises(cg.PairingError, match="no id is in all of"):
+            cg.plan_fit(*stores(tmp_path, [1, 2], [3, 4]), join="ids")
+
+
+class TestFullDisk:
+    """The system's temporary directory has room for a part of the rows only."""
+
+    @pytest.fixture(autouse=True)
+    def little_room(self, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        allocate = os.posix_fallocate
+
+        def limited(descriptor: int, offset: int, size: int) -> None:
+            if size > 8 * ROWS:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            allocate(descriptor, offset, size)
+
+        monkeypatch.setattr(os, "posix_fallocate", limited)
+
+    def test_ends_a_join_with_a_plain_error(self, tmp_path: Path, temporary: Path) -> None:
+        with pytest.raises(cg.RunError, match=f"{temporary}: the disk is full"):
+            cg.accumulate(stores(tmp_path, TEXT, TEXT[::-1]), join="ids")
+
+    def test_does_not_hide_that_ids_differ(self, tmp_path: Path) -> None:
+        many = range(2 * ROWS)
+        with pytest.raises(cg.PairingError, match="row 0 is '0' .* could not be counted .No space"):
+            cg.accumulate(stores(tmp_path, many, many[::-1]))
 
 
 class TestTemporaryFiles:

@@ -95,6 +95,18 @@ class TestMemory:
         two = planned(source(10**5, 512), source(10**5, 512))
         assert two.planned_memory_bytes - one.planned_memory_bytes >= 8 * 2 * 512 * 512
 
+    def test_is_little_where_a_narrow_space_has_long_chunks(self) -> None:
+        plan = planned(source(10**6, 256, 2048), source(10**6, 4, 65_536))
+        assert plan.memory["ring"] < 2 * plan.threads * 3 * (16 << 20)
+
+    def test_is_that_of_the_rows_where_they_are_few(self) -> None:
+        plan = planned(source(50, 5000, 64), source(50, 5, 16_384))
+        assert plan.memory["ring"] <= 3 * 1024 * 5005 * 4
+
+    def test_counts_what_a_join_holds_before_the_pass(self) -> None:
+        roomy = planned(*self.sources, joining=10**10)
+        assert roomy.planned_memory_bytes - roomy.memory["reserved"] == 10**10
+
 
 def test_a_plan_counts_bytes_and_operations() -> None:
     plan = planned(source(1000, 3, dtype="float16"), source(1000, 5, dtype="float64"))

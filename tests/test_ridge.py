@@ -62,7 +62,8 @@ def refitted_r2(problem: Regression, strength: float, *, intercept: bool) -> flo
 
 def explicit_gcv(problem: Regression, strength: float, *, intercept: bool) -> tuple[float, float]:
     """Return score and degrees of freedom from the n x n matrix that maps targets to residuals."""
-    x, y = centred(problem, intercept=intercept)
+    seen = problem.weights > 0
+    x, y = (block[seen] for block in centred(problem, intercept=intercept))
     rows = len(x)
     leaves = strength * np.linalg.inv(x @ x.T + strength * np.eye(rows))
     free = np.trace(leaves) - intercept
@@ -317,12 +318,21 @@ class TestChoice:
         with pytest.raises(cg.InputError, match="ridge: 1 of 3 folds holds rows, expected at lea"):
             cg.ridge_path(folded, "a", "b", [0.1])
 
-    def test_for_targets_without_spread_is_made_all_the_same(self) -> None:
+    @pytest.mark.parametrize("intercept", [True, False])
+    @pytest.mark.parametrize("value", [0.0, 0.1])
+    def test_for_targets_without_spread_is_as_good_as_any(
+        self, value: float, intercept: bool
+    ) -> None:
         problem = regression()
-        flat = Regression(problem.x, np.ones((100, 1)), problem.assigned, problem.weights)
-        path = cg.ridge_path(flat.folded(), "a", "b")
-        np.testing.assert_array_equal(path.cross_validated_r2, np.zeros(len(path.strengths)))
-        assert path.chosen in path.strengths
+        weights = np.random.default_rng(8).random(100)
+        flat = Regression(problem.x, np.full((100, 2), value), problem.assigned, weights)
+        path = cg.ridge_path(flat.folded(), "a", "b", intercept=intercept)
+        reproduced = float(intercept or value == 0)
+        np.testing.assert_array_equal(path.cross_validated_r2, reproduced)
+        assert (
+            cross_validated_r2(flat.folded(), "a", "b", intercept=intercept, ridge=path.chosen)
+            == reproduced
+        )
 
 
 class TestAuto:

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import zarr
 from numpy.typing import NDArray
-from strategies import rows_of
+from strategies import rows_of, values_of
 
-from crossgram.codecs import CODECS
+from crossgram.codecs import CODECS, compressors
 from crossgram.errors import (
     CorruptDataError,
     InputError,
+    NonFiniteError,
     OutputExistsError,
     RunError,
     WidthMismatchError,
@@ -320,6 +321,99 @@ def test_lost_rows_are_named_and_never_read_as_fill_values(
     with pytest.raises(CorruptDataError, match=where):
         store.validate()
     store.read(0, np.empty((2 * CHUNK, DIM), "float32"))
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, truncate, empty, flip])
+def test_lost_columns_of_some_rows_are_named(tmp_path: Path, damage: Any) -> None:
+    store = write(tmp_path / "s.zarr")
+    group = zarr.open_group(store.path)
+    layout: dict[str, Any] = {"chunks": (CHUNK, 2), "compressors": compressors("lz4")}
+    group.create_array("embeddings", data=embeddings(), overwrite=True, **layout)
+    damage(store.path / "embeddings" / "c" / "2" / "1")
+    with pytest.raises(CorruptDataError, match=r"chunk c/2/1 \(rows 64 to 95\)"):
+        rows_of(EmbeddingStore.open(store.path))
+
+
+def test_a_folder_in_the_place_of_a_chunk_is_lost_data(tmp_path: Path) -> None:
+    store = write(tmp_path / "s.zarr")
+    chunk_file(store, 1).unlink()
+    chunk_file(store, 1).mkdir()
+    with pytest.raises(CorruptDataError, match="chunk c/1/0 .* is missing"):
+        rows_of(EmbeddingStore.open(store.path))
+
+
+@pytest.mark.parametrize("column", ["ids", "labels"])
+def test_a_column_that_was_written_and_is_gone_is_missed(tmp_path: Path, column: str) -> None:
+    store = write(tmp_path / "s.zarr")
+    (store.path / column / "zarr.json").unlink()
+    with pytest.raises(CorruptDataError, match=f"its {column} are missing"):
+        EmbeddingStore.open(store.path)
+
+
+def test_an_append_that_is_refused_adds_nothing(tmp_path: Path) -> None:
+    with EmbeddingStore.create(tmp_path / "s.zarr", DIM) as writer:
+        wrongs: tuple[dict[str, Any], ...] = (
+            {"ids": names(8)},
+            {"labels": [1.5] * 9},
+            {"ids": ["\ud800"] * 9},
+        )
+        for wrong in wrongs:
+            columns = {"ids": names(9), "labels": names(9), **wrong}
+            with pytest.raises(InputError):
+                writer.append(embeddings()[:9], **columns)
+        writer.append(embeddings()[:0], ids=[], labels=[])
+        writer.append(embeddings()[:5], ids=names(5))
+    store = EmbeddingStore.open(tmp_path / "s.zarr")
+    assert values_of(store.ids) == names(5)
+    assert store.labels is None
+    np.testing.assert_array_equal(rows_of(store), embeddings()[:5])
+
+
+def test_values_too_large_for_the_store_are_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(NonFiniteError, match="too large for float16; choose a wider dtype"),
+        EmbeddingStore.create(tmp_path / "s.zarr", DIM, dtype="float16") as writer,
+    ):
+        writer.append(embeddings() * 1e10)
+
+
+@pytest.mark.parametrize("provenance", [{"x": np.float32(1)}, {"x": float("nan")}, {"x": Path()}])
+def test_provenance_that_is_not_json_is_refused_before_work(
+    tmp_path: Path, provenance: dict[str, Any]
+) -> None:
+    with (
+        pytest.raises(InputError, match="provenance: holds something that is not JSON"),
+        EmbeddingStore.create(tmp_path / "s.zarr", DIM, provenance=provenance),
+    ):
+        pytest.fail("the store was made")
+
+
+@pytest.mark.parametrize("provenance", [[], "text", None, {"x": float("inf")}])
+def test_provenance_of_another_kind_is_refused_when_opened(tmp_path: Path, provenance: Any) -> None:
+    store = write(tmp_path / "s.zarr")
+    attributes = {"crossgram": {"format": 1, "provenance": provenance}}
+    edit_metadata(store.path / "zarr.json", attributes=attributes)
+    with pytest.raises(CorruptDataError, match=r"s\.zarr: its provenance"):
+        EmbeddingStore.open(store.path)
+
+
+def test_chunks_of_no_rows_are_refused(tmp_path: Path) -> None:
+    store = write(tmp_path / "s.zarr")
+    grid = {"name": "regular", "configuration": {"chunk_shape": [0, DIM]}}
+    edit_metadata(store.path / "embeddings" / "zarr.json", chunk_grid=grid)
+    with pytest.raises(CorruptDataError, match="s\\.zarr"):
+        EmbeddingStore.open(store.path)
+
+
+def test_overwriting_spares_a_store_that_something_was_put_into(tmp_path: Path) -> None:
+    store = write(tmp_path / "s.zarr")
+    (store.path / "mine.txt").write_text("mine")
+    with (
+        pytest.raises(InputError, match="holds files that crossgram did not make"),
+        EmbeddingStore.create(store.path, DIM, overwrite=True),
+    ):
+        pytest.fail("the store was made")
+    assert (store.path / "mine.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, truncate, empty, flip])

@@ -9,7 +9,13 @@ import click
 
 from crossgram.codecs import CODECS
 
-__all__ = ["layout_options", "output_option", "pass_options", "solve_options"]
+__all__ = [
+    "layout_options",
+    "normalize_only_option",
+    "output_option",
+    "pass_options",
+    "solve_options",
+]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -20,20 +26,11 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int
     return None if value is None else parse_bytes(value)
 
 
-def _load_weights(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
-    import numpy as np
-
-    if value is None:
-        return None
-    try:
-        weights = np.load(value, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise click.BadParameter(f"{value}: not a .npy file of numbers ({error})") from error
-    if weights.dtype.kind not in "biuf" or weights.ndim != 1:
-        raise click.BadParameter(
-            f"{value}: holds {weights.dtype} of shape {weights.shape}, expected one number per row"
-        )
-    return weights
+normalize_only_option = click.option(
+    "--normalize-only",
+    type=click.Choice(["source", "target"]),
+    help="Divide the rows of one side only by their lengths.",
+)
 
 
 def _ridge(ctx: click.Context, param: click.Parameter, value: str) -> float | str:
@@ -77,8 +74,7 @@ def pass_options(command: _Command) -> _Command:
             ),
             click.option(
                 "--weights",
-                type=click.Path(exists=True, dir_okay=False),
-                callback=_load_weights,
+                type=click.Path(),
                 metavar="FILE",
                 help="A .npy file with a non-negative weight for each row; with --join, for each "
                 "joined row, in the order of the first store.",
@@ -87,7 +83,8 @@ def pass_options(command: _Command) -> _Command:
                 "--join",
                 type=click.Choice(["ids"]),
                 help="Pair rows by id, leaving out those that not all stores have; without it, "
-                "row i must be the same image in every store.",
+                "row i must be the same image in every store. Stores in another order are "
+                "copied to temporary files (TMPDIR) for it.",
             ),
             click.option(
                 "--on-nonfinite",

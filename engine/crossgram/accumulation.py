@@ -7,24 +7,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crossgram.accumulator import Accumulator
+from crossgram.accumulator import Accumulator, Workspace
 from crossgram.errors import InputError
-from crossgram.folds import FOLD_BY, Assign, FoldedMoments, assigner
+from crossgram.folds import FOLD_BY, FoldedMoments
+from crossgram.grouping import Assign, assigner
 from crossgram.merge_tree import MergeTree
 from crossgram.moments import Moments
-from crossgram.pairing import check_counts, check_ids, joined
+from crossgram.pairing import check_counts, check_ids, joined, joining_bytes, matched
 from crossgram.plan import Plan, make_plan
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.source import Source, SourceLike, open_source
 from crossgram.spaces import Space, all_pairs, map_pairs, unique_names
 from crossgram.stream import Block, stream_segments
 
-__all__ = ["Options", "Pass", "accumulate", "open_spaces", "prepared"]
+__all__ = ["Options", "Pass", "accumulate", "open_spaces", "planned", "prepared"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Options:
         Contiguous runs of rows, by hash of the id, or by hash of the label.
     normalize : bool or collection of names
         Which spaces' rows are divided by their lengths: all, none, or these.
-    weights : array, shape (rows,), optional
+    weights : array, shape (rows,), or path of a .npy file, optional
         Non-negative weight of each row.
     precision : {"exact", "fast"}
         float64 products; or float32 products of centred rows added in float64, nearly twice as fast
@@ -63,7 +65,7 @@ class Options:
     folds: int = 0
     group_by: str = "rows"
     normalize: bool | Collection[str] = False
-    weights: ArrayLike | None = None
+    weights: ArrayLike | Path | None = None
     precision: str = "exact"
     on_nonfinite: str = "stop"
     join: str | None = None
@@ -149,15 +151,18 @@ class Pass:
         return kept
 
     def _consumer(self, tree: MergeTree) -> Callable[[Block], None]:
+        plan = self.plan
+        workspace = Workspace.allocate(plan.spaces, plan.pairs, plan.precision)
         accumulators = [
             Accumulator(
-                self.plan.spaces,
-                self.plan.pairs,
-                precision=self.plan.precision,
+                plan.spaces,
+                plan.pairs,
+                precision=plan.precision,
                 skip_nonfinite=self._options.on_nonfinite == "skip",
                 labels=[source.label for source in self.sources],
+                workspace=workspace,
             )
-            for _ in range(self.plan.folds)
+            for _ in range(plan.folds)
         ]
 
         def consume(block: Block) -> None:
@@ -207,27 +212,57 @@ def prepared(
     InputError
         If something cannot be used, naming it.
     """
+    sources, described = _opened(spaces, options)
+    with _paired(sources, options.join) as paired:
+        plan = _plan(paired, described, options, solve)
+        assign = assigner(paired, options.folds, options.group_by) if options.folds else None
+        yield Pass(plan, paired, options, _weights(options.weights, plan.rows), assign)
+
+
+def planned(
+    spaces: Sequence[SourceLike], options: Options, *, solve: tuple[int, int] | None = None
+) -> Plan:
+    """Return the plan that `prepared` would run, reading no more than ids; parameters as there."""
+    sources, described = _opened(spaces, options)
+    if options.join is None:
+        check_counts(sources)
+    else:
+        sources = matched(sources)
+    return _plan(sources, described, options, solve)
+
+
+def _opened(
+    spaces: Sequence[SourceLike], options: Options
+) -> tuple[list[Source], tuple[Space, ...]]:
     sources, names = open_spaces(spaces, options.names)
+    unknown = set(_chosen(options.normalize)) - set(names)
+    if unknown:
+        raise InputError(f"normalize: no space {min(unknown)!r}; there are {', '.join(names)}")
     described = tuple(
         Space(name, source.dim, options.normalize is True or name in _chosen(options.normalize))
         for name, source in zip(names, sources, strict=True)
     )
-    unknown = set(_chosen(options.normalize)) - set(names)
-    if unknown:
-        raise InputError(f"normalize: no space {min(unknown)!r}; there are {', '.join(names)}")
-    with _paired(sources, options.join) as paired:
-        plan = make_plan(
-            paired,
-            described,
-            all_pairs(len(names)) if options.maps is None else map_pairs(described, options.maps),
-            folds=options.folds or 1,
-            precision=options.precision,
-            memory=options.memory,
-            threads=options.threads,
-            solve=solve,
-        )
-        assign = assigner(paired, options.folds, options.group_by) if options.folds else None
-        yield Pass(plan, paired, options, _weights(options.weights, plan.rows), assign)
+    return sources, described
+
+
+def _plan(
+    sources: Sequence[Source],
+    spaces: tuple[Space, ...],
+    options: Options,
+    solve: tuple[int, int] | None,
+) -> Plan:
+    wanted = options.maps
+    return make_plan(
+        sources,
+        spaces,
+        all_pairs(len(spaces)) if wanted is None else map_pairs(spaces, wanted),
+        folds=options.folds or 1,
+        precision=options.precision,
+        memory=options.memory,
+        threads=options.threads,
+        joining=0 if options.join is None else joining_bytes(sources),
+        solve=solve,
+    )
 
 
 def _chosen(normalize: bool | Collection[str]) -> Collection[str]:
@@ -278,6 +313,8 @@ def open_spaces(
     sources = [open_source(given, f"array {k + 1}") for k, given in enumerate(spaces)]
     if names is not None and len(names) != len(sources):
         raise InputError(f"names: {len(names)} given for {len(sources)} spaces")
+    if names is not None and len(set(names)) < len(names):
+        raise InputError(f"names: {', '.join(names)} given; expected a different one per space")
     return sources, unique_names(names or [_stem(source.label) for source in sources])
 
 
@@ -296,13 +333,15 @@ def _paired(sources: Sequence[Source], join: str | None) -> Iterator[Sequence[So
             yield aligned
 
 
-def _weights(given: ArrayLike | None, rows: int) -> NDArray[np.float64] | None:
+def _weights(given: ArrayLike | Path | None, rows: int) -> NDArray[np.float64] | None:
     if given is None:
         return None
     try:
-        weights = np.asarray(given, np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"weights: {error}; expected a number for each row") from error
+        values = np.load(given, allow_pickle=False) if isinstance(given, str | Path) else given
+        weights = np.asarray(values, np.float64)
+    except (TypeError, ValueError, OSError, EOFError) as error:
+        where = f" {given}" if isinstance(given, str | Path) else ""
+        raise InputError(f"weights{where}: {error}; expected a number for each row") from error
     if weights.shape != (rows,):
         raise InputError(
             f"weights: shape {weights.shape} given, expected ({rows},), one for each paired row"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,50 @@ from numpy.typing import ArrayLike, NDArray
 
 from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
 from crossgram.kernels import numpy as kernels
-from crossgram.moments import Moments
+from crossgram.moments import Moments, two_sum
 from crossgram.spaces import Pair, Space
 
-__all__ = ["TILE_ROWS", "Accumulator"]
+__all__ = ["RUN_ROWS", "TILE_ROWS", "Accumulator", "Workspace"]
 
 TILE_ROWS = 1024
 """Rows of one product: enough for BLAS to run at full rate, few enough to stay in the cache."""
 
+RUN_ROWS = 16_384
+"""Rows about one shift at most, which bounds what cancels when it is corrected for."""
+
 _STRIP = 256
+_SMALLEST_SQUARES = float(np.finfo(np.float64).tiny / np.finfo(np.float64).eps)
 _OUTWEIGHS = 16
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Memory of one tile, which accumulators that take turns share.
+
+    Attributes
+    ----------
+    tiles : list of ndarray, shape (TILE_ROWS, dim)
+        Centred rows of each space, in the dtype of the products.
+    scratch : dict of Pair to ndarray, shape (dim_i, dim_j), or None
+        Products of one tile where they are float32; None where they are added in place.
+    """
+
+    tiles: list[NDArray[Any]]
+    scratch: dict[Pair, NDArray[Any] | None]
+
+    @classmethod
+    def allocate(cls, spaces: Sequence[Space], pairs: Iterable[Pair], precision: str) -> Workspace:
+        """Allocate what accumulators of these blocks and this precision need."""
+        dims = [space.dim for space in spaces]
+        exact = precision == "exact"
+        dtype = np.float64 if exact else np.float32
+        return cls(
+            [kernels.allocate((TILE_ROWS, dim), dtype) for dim in dims],
+            {
+                (i, j): None if exact else kernels.allocate((dims[i], dims[j]), dtype)
+                for i, j in pairs
+            },
+        )
 
 
 class Accumulator:
@@ -29,8 +64,8 @@ class Accumulator:
     W = Σ w, the scatter about the true mean is G - s sᵀ / W: the shifted-data algorithm of Chan,
     Golub and LeVeque (The American Statistician, 1983, section 3). Because the shift is a mean of
     some of the same rows, the diagonal of G is at most (rows / tile rows) times that of the
-    scatter, which bounds what can cancel; runs are kept short and merged for that reason. Where
-    weights are uneven, a tile that outweighs all before it begins a run of its own.
+    scatter, which bounds what can cancel: a run ends after `RUN_ROWS` and is merged with those
+    before it. Where weights are uneven, a tile that outweighs all before it begins a run too.
 
     Parameters
     ----------
@@ -44,6 +79,8 @@ class Accumulator:
         Leave rows out that hold NaN or infinity in any space, instead of raising.
     labels : sequence of str, optional
         What messages call the spaces' data; by default the spaces' names.
+    workspace : Workspace, optional
+        Of the same spaces, pairs and precision; by default one of its own.
     """
 
     def __init__(
@@ -54,6 +91,7 @@ class Accumulator:
         precision: str = "exact",
         skip_nonfinite: bool = False,
         labels: Sequence[str] | None = None,
+        workspace: Workspace | None = None,
     ) -> None:
         self._spaces = tuple(spaces)
         self._precision = precision
@@ -61,17 +99,13 @@ class Accumulator:
         self._labels = tuple(labels or (space.name for space in spaces))
         dims = [space.dim for space in self._spaces]
         self._dtype = np.float64 if precision == "exact" else np.float32
-        self._tiles = [kernels.allocate((TILE_ROWS, dim), self._dtype) for dim in dims]
-        self._shifts = [kernels.allocate((dim,), self._dtype) for dim in dims]
+        self._shifts = [kernels.allocate((dim,), np.float64) for dim in dims]
         self._sums = [kernels.allocate((dim,), np.float64) for dim in dims]
         self._squares = [kernels.allocate((dim,), np.float64) for dim in dims]
         self._blocks = {
             (i, j): kernels.allocate((dims[i], dims[j]), np.float64) for i, j in sorted(pairs)
         }
-        self._scratch: dict[Pair, NDArray[Any] | None] = {
-            (i, j): None if precision == "exact" else kernels.allocate(block.shape, self._dtype)
-            for (i, j), block in self._blocks.items()
-        }
+        self._work = workspace or Workspace.allocate(self._spaces, self._blocks, precision)
         self._rows = self._skipped = 0
         self._weight = 0.0
         self._earlier: Moments | None = None
@@ -123,22 +157,24 @@ class Accumulator:
 
     def _take(self) -> Moments:
         weight = self._weight
-        means = [np.zeros(space.dim) for space in self._spaces]
+        means, tails = ([np.zeros(space.dim) for space in self._spaces] for _ in range(2))
         squares = [np.zeros(space.dim) for space in self._spaces]
         blocks = {pair: np.zeros_like(block) for pair, block in self._blocks.items()}
         if weight > 0:
             with np.errstate(over="ignore", invalid="ignore"):
-                self._correct(weight, means, squares, blocks)
+                self._correct(weight, means, tails, squares, blocks)
         result = Moments.of_arrays(
             self._spaces,
             self._rows,
             weight,
             means,
+            tails,
             squares,
             blocks,
             self._skipped,
             self._precision,
         )
+        self._refuse_underflow()
         self._reset()
         result.check_finite("accumulate")
         return result
@@ -147,17 +183,29 @@ class Accumulator:
         self,
         weight: float,
         means: list[NDArray[np.float64]],
+        tails: list[NDArray[np.float64]],
         squares: list[NDArray[np.float64]],
         blocks: dict[Pair, NDArray[np.float64]],
     ) -> None:
         for k, sums in enumerate(self._sums):
-            means[k][:] = self._shifts[k] + sums / weight
+            means[k][:], tails[k][:] = two_sum(self._shifts[k], sums / weight)
             squares[k][:] = np.maximum(self._squares[k] - sums**2 / weight, 0.0)
         for (i, j), block in self._blocks.items():
             _corrected(block, self._sums[i], self._sums[j] / weight, blocks[i, j])
             if i == j:
                 _mirror(blocks[i, j])
                 squares[i][:] = blocks[i, i].diagonal()
+
+    def _refuse_underflow(self) -> None:
+        for k, label in enumerate(self._labels):
+            gram = self._blocks.get((k, k))
+            squares = self._squares[k] if gram is None else gram.diagonal()
+            lost = (squares < _SMALLEST_SQUARES) & (self._sums[k] != 0)
+            if lost.any():
+                raise InputError(
+                    f"{label}: column {int(np.argmax(lost))} varies by so little that its squares "
+                    "underflow float64; multiply the rows by a constant first"
+                )
 
     def _reset(self) -> None:
         self._rows = self._skipped = 0
@@ -173,7 +221,7 @@ class Accumulator:
     ) -> None:
         rows = len(blocks[0])
         weight = rows if weights is None else float(weights.sum())
-        if 0 < _OUTWEIGHS * self._weight < weight:
+        if self._rows >= RUN_ROWS or 0 < _OUTWEIGHS * self._weight < weight:
             self._close_run()
         roots = (
             np.ones(rows, self._dtype) if weights is None else np.sqrt(weights).astype(self._dtype)
@@ -195,10 +243,10 @@ class Accumulator:
                 kernels.add_squares(tile, self._squares[k])
         for (i, j), block in self._blocks.items():
             if i == j:
-                kernels.add_gram(tiles[i], block, self._scratch[i, i])
+                kernels.add_gram(tiles[i], block, self._work.scratch[i, i])
             else:
-                kernels.add_cross(tiles[i], tiles[j], block, self._scratch[i, j])
-        self._rows += rows
+                kernels.add_cross(tiles[i], tiles[j], block, self._work.scratch[i, j])
+        self._rows += rows if weights is None else int(np.count_nonzero(weights))
         self._weight += weight
 
     def _close_run(self) -> None:
@@ -220,8 +268,9 @@ class Accumulator:
             for k, (space, block) in enumerate(zip(self._spaces, blocks, strict=True)):
                 values = kernels.unit_rows(block) if space.normalized else block
                 if self._weight == 0:
-                    self._shifts[k][:] = _mean(values, weights)
-                tile = self._tiles[k][:rows]
+                    # a number of the tile's own dtype, so that shifting by it adds no rounding
+                    self._shifts[k][:] = _mean(values, weights).astype(self._dtype)
+                tile = self._work.tiles[k][:rows]
                 kernels.centre(values, self._shifts[k], tile)
                 if weights is not None:
                     tile *= roots[:, None]

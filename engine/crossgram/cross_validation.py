@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from crossgram.folds import FoldedMoments
-from crossgram.least_squares import residual_squares, solve_least_squares
+from crossgram.least_squares import is_rounding, residual_squares, solve_least_squares
 
 __all__ = ["cross_validated_r2"]
 
@@ -28,15 +30,20 @@ def cross_validated_r2(
     Notes
     -----
     1 - Σ_k SSE_k / Σ_k SST_k, with SST_k about the mean of fold k's targets in the other folds.
+    Of targets that are all constant, 1 if they are reproduced and 0 otherwise.
     Partition-based cross-validation: Engstrøm, arXiv 2401.13185.
     """
-    errors = total = 0.0
+    errors = totals = np.zeros(moments.folds[0].spaces[moments.folds[0].index(target)].dim)
     for k in moments.with_rows:
         fold = moments.folds[k]
         rest = moments.without(k)
         fit = solve_least_squares(rest, source, target, intercept=intercept, ridge=ridge)
-        errors += float(residual_squares(fold, source, target, fit).sum())
+        errors = errors + residual_squares(fold, source, target, fit)
         j = fold.index(target)
         offset = fold.means[j] - rest.means[j]
-        total += float((fold.squares[j] + fold.weight * offset**2).sum())
-    return 1.0 - errors / total if total > 0 else 0.0
+        totals = totals + fold.squares[j] + fold.weight * offset**2
+    whole = moments.total()
+    constant = is_rounding(totals, whole, target)
+    if constant.all():
+        return float(is_rounding(errors, whole, target).all())
+    return 1.0 - float(errors.sum() / totals.sum())

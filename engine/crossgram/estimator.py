@@ -179,7 +179,7 @@ class LeastSquares(NamedMixin, TransformerMixin, MultiOutputMixin, RegressorMixi
                 f"partial_fit: y of {outputs} outputs given, earlier ones had "
                 f"{self.moments_.spaces[1].dim}"
             )
-        self._one_dimensional: bool = targets.ndim == 1
+        is_flat = targets.ndim == 1
         if targets.dtype not in _FLOATS:
             targets = targets.astype(np.float64)
         moments = accumulate(
@@ -190,4 +190,5 @@ class LeastSquares(NamedMixin, TransformerMixin, MultiOutputMixin, RegressorMixi
             precision=self.precision,
         )
         assert isinstance(moments, Moments)
+        self._one_dimensional: bool = is_flat
         return moments

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 from crossgram import least_squares
-from crossgram.accumulation import Options, open_spaces, prepared
+from crossgram.accumulation import Options, open_spaces, planned, prepared
 from crossgram.cross_validation import cross_validated_r2
 from crossgram.errors import InputError
 from crossgram.folds import FoldedMoments
@@ -171,8 +171,7 @@ def plan_fit(
 ) -> Plan:
     """Return the plan of a fit without running it; parameters as for `fit`."""
     spaces, settled = _settle(x, y, normalize, options)
-    with prepared(spaces, settled, solve=(0, 1)) as ready:
-        return ready.plan
+    return planned(spaces, settled, solve=(0, 1))
 
 
 def solve(
@@ -289,8 +288,8 @@ def _settle(
     sources, names = open_spaces([x, y], options.pop("names", None))
     if held_out and not options.get("folds"):
         options |= _folds_for_auto(sources, options.get("group_by", "rows"))
-    sides = normalize if isinstance(normalize, str) else ("both" if normalize else "")
-    if sides and sides not in _SIDES:
+    sides = ("both" if normalize else "") if isinstance(normalize, bool) else normalize
+    if sides != "" and sides not in _SIDES:
         raise InputError(f"normalize: {normalize!r} given, expected one of {', '.join(_SIDES)}")
     chosen: Collection[str] = [
         name for name, side in zip(names, _SIDES, strict=False) if sides in (side, "both")

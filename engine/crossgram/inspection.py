@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
 
 from crossgram.errors import InputError
@@ -17,7 +18,7 @@ from crossgram.store import Column, EmbeddingStore
 from crossgram.tensor_file import kind_of
 from crossgram.zarr_io import open_node
 
-__all__ = ["describe"]
+__all__ = ["describe", "validate"]
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -51,6 +52,28 @@ def describe(path: str | Path) -> dict[str, Any]:
         f"{path}: a safetensors file, but none that crossgram wrote: no map, moments or "
         "classifier head"
     )
+
+
+def validate(path: str | Path) -> None:
+    """Read everything that is at `path`; of a store, check that no id occurs twice as well.
+
+    Raises
+    ------
+    CorruptDataError
+        Naming the first chunk that is missing or damaged.
+    InputError
+        Naming the first id that occurs twice, or if `path` is nothing of crossgram's.
+    """
+    location = Path(path)
+    if location.is_dir() and not isinstance(open_node(location), zarr.Array):
+        EmbeddingStore.open(location).validate()
+    elif location.is_dir() or location.suffix == ".npy":
+        source = open_source(location)
+        for start in range(0, source.rows, source.chunk_rows):
+            rows = min(source.chunk_rows, source.rows - start)
+            source.read(start, np.empty((rows, source.dim), source.dtype))
+    else:
+        describe(location)
 
 
 def _describe_zarr(path: Path) -> dict[str, Any]:

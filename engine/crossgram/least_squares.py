@@ -15,15 +15,31 @@ from crossgram.errors import InputError
 from crossgram.linear_map import LinearMap
 from crossgram.moments import Moments
 from crossgram.normal_equations import Factor, factor
-from crossgram.spaces import Space
+from crossgram.spaces import Space, map_pairs
 
-__all__ = ["Fit", "solve", "solve_least_squares"]
+__all__ = [
+    "NOISE",
+    "Fit",
+    "check_ridge",
+    "is_rounding",
+    "named",
+    "products",
+    "residual_squares",
+    "solve",
+    "solve_least_squares",
+    "sums_of_squares",
+]
 
 _EPSILON = {"exact": float(np.finfo(np.float64).eps), "fast": float(np.finfo(np.float32).eps)}
 NOISE = {"exact": 0.0, "fast": 4 * _EPSILON["fast"]}
 """Eigenvalues of a Gram matrix, as shares of the largest, that its products' rounding makes up."""
 _MOST_DIGITS = -math.log10(_EPSILON["exact"])
 _FEW_DIGITS = 6
+_VISIBLE_IN_R2 = 1e-6
+_AS_FAR = {
+    "exact": " as far as one pass can tell, which is up to a condition number of about 1e7",
+    "fast": " as far as float32 products can tell",
+}
 _CONSTANT_SPREAD = 8 * _EPSILON["exact"]
 _SUM_ROUNDING = 16
 """Relative error of a sum of products in units of ε. Values of few bits, as float16, float32 and
@@ -131,6 +147,7 @@ def solve_least_squares(
 ) -> Fit:
     """Solve as `solve` does, without the certificate."""
     check_ridge(ridge)
+    _check_blocks(moments, source, target)
     if moments.weight == 0:
         raise InputError("solve: these moments are of no rows, or every row's weight is zero")
     normal, cross = products(moments, source, target, intercept)
@@ -140,10 +157,13 @@ def solve_least_squares(
         normal = normal.copy()
         np.fill_diagonal(normal, np.maximum(normal.diagonal(), 0.0) + ridge)
     else:
-        constant = is_rounding(normal.diagonal(), moments, i)
+        constant = is_rounding(normal.diagonal(), moments, source)
     factored = factor(normal, constant, NOISE[moments.precision])
     coefficients = factored.solve(cross)
-    mean_x, mean_y = moments.means[i], moments.means[moments.index(target)]
+    j = moments.index(target)
+    if intercept:
+        coefficients[:, is_rounding(moments.squares[j], moments, target)] = 0.0
+    mean_x, mean_y = moments.means[i], moments.means[j]
     bias = mean_y - mean_x @ coefficients if intercept else np.zeros(len(mean_y))
     return Fit(coefficients, bias, factored)
 
@@ -163,9 +183,8 @@ def check_ridge(ridge: Any) -> None:
 
 def _check_felt(ridge: float, moments: Moments, source: str, intercept: bool) -> None:
     """Refuse a strength that float64 loses beside the sums of squares, or they beside it."""
-    i = moments.index(source)
-    squares = moments.squares[i] + (0.0 if intercept else moments.weight * moments.means[i] ** 2)
-    felt = squares[~is_rounding(squares, moments, i)]
+    squares = sums_of_squares(moments, source, intercept)
+    felt = squares[~is_rounding(squares, moments, source)]
     if not ridge or not len(felt):
         return
     epsilon, least, whole = _EPSILON["exact"], float(felt.min()), float(felt.sum())
@@ -175,6 +194,18 @@ def _check_felt(ridge: float, moments: Moments, source: str, intercept: bool) ->
             f"{'changes nothing' if ridge < least else 'leaves nothing of the map'}: sums of "
             f"squares of {source} are {least:.3g} and more per column, {whole:.3g} in all; "
             "give a strength between or near them, or 0 for none"
+        )
+
+
+def _check_blocks(moments: Moments, source: str, target: str) -> None:
+    spaces = moments.spaces[moments.index(source)], moments.spaces[moments.index(target)]
+    lost = map_pairs(moments.spaces, [(spaces[0].name, spaces[1].name)]) - moments.pairs
+    if lost:
+        names = [" x ".join(moments.spaces[k].name for k in pair) for pair in sorted(lost)]
+        raise InputError(
+            f"solve: {' and '.join(names)} was not kept in these moments, and the map from "
+            f"{source} to {target} needs it; accumulate again with --map {source}:{target}, or "
+            "without --map to keep every block"
         )
 
 
@@ -196,9 +227,9 @@ def products(
     )
 
 
-def is_rounding(squares: NDArray[np.float64], moments: Moments, space: int) -> NDArray[np.bool_]:
-    """Tell sums of squares that are nothing but the rounding of the columns' means."""
-    noise = _CONSTANT_SPREAD * np.abs(moments.means[space])
+def is_rounding(squares: NDArray[np.float64], moments: Moments, space: str) -> NDArray[np.bool_]:
+    """Tell which sums of squares, (dim,), are nothing but the rounding of a space's means."""
+    noise = _CONSTANT_SPREAD * np.abs(moments.means[moments.index(space)])
     limit = np.maximum(moments.weight * noise**2, np.finfo(np.float64).tiny)
     return np.asarray(squares <= limit)
 
@@ -209,9 +240,12 @@ def _certify(
     j = moments.index(target.name)
     residuals = residual_squares(moments, source.name, target.name, fit)
     totals = moments.squares[j]
-    constant, reproduced = is_rounding(totals, moments, j), is_rounding(residuals, moments, j)
+    noise = _residual_noise(moments, source.name, fit, intercept)
+    constant = is_rounding(totals, moments, target.name)
+    reproduced = is_rounding(residuals, moments, target.name) | (residuals <= noise)
     shares = np.where(constant, ~reproduced, residuals / np.where(constant, 1.0, totals))
     share = float(shares.max() if constant.all() else residuals.sum() / totals.sum())
+    r2_noise = 0.0 if constant.all() else float(noise[~constant].sum() / totals.sum())
     digits = _estimate_digits(moments, target.name, fit, intercept)
     return Certificate(
         rows=moments.rows,
@@ -230,7 +264,7 @@ def _certify(
         backend="numpy",
         intercept=intercept,
         ridge=ridge,
-        notes=_notes(moments, source, fit, intercept, ridge, digits),
+        notes=_notes(moments, source, fit, intercept, ridge, digits, r2_noise),
     )
 
 
@@ -249,6 +283,24 @@ def residual_squares(moments: Moments, source: str, target: str, fit: Fit) -> ND
     return np.asarray(np.maximum(squares, 0.0))
 
 
+def _residual_noise(
+    moments: Moments, source: str, fit: Fit, intercept: bool
+) -> NDArray[np.float64]:
+    """Return how much rounding there may be in `residual_squares`, shape (q,).
+
+    What cancels in it are products of S_xx, whose relative error is that of sums of products.
+    """
+    lengths = np.sqrt(sums_of_squares(moments, source, intercept))
+    scaled = lengths[:, None] * fit.coefficients
+    return np.asarray(_SUM_ROUNDING * _EPSILON[moments.precision] * (scaled**2).sum(axis=0))
+
+
+def sums_of_squares(moments: Moments, space: str, intercept: bool) -> NDArray[np.float64]:
+    """Return those of a space's columns, about their means if there is an intercept, (dim,)."""
+    i = moments.index(space)
+    return moments.squares[i] + (0.0 if intercept else moments.weight * moments.means[i] ** 2)
+
+
 def _estimate_digits(moments: Moments, target: str, fit: Fit, intercept: bool) -> float:
     """Estimate the correct digits of the column-scaled coefficients of the worst output.
 
@@ -256,10 +308,9 @@ def _estimate_digits(moments: Moments, target: str, fit: Fit, intercept: bool) -
     the lengths of the columns, times `_SUM_ROUNDING`, independently, so that R β = c gives
     ‖Δβ‖ ≈ ε ‖R⁻¹‖_F (‖β‖ + ‖y‖): docs/mathematics.md, "Digits".
     """
-    if moments.precision == "fast" and fit.factor.rank < np.count_nonzero(fit.factor.scale):
+    if not _rank_is_known(moments, fit, intercept):
         return 0.0  # what was left out as noise of the products may have been part of the map
-    j = moments.index(target)
-    lengths = moments.squares[j] + (0.0 if intercept else moments.weight * moments.means[j] ** 2)
+    lengths = sums_of_squares(moments, target, intercept)
     scale = fit.factor.scale
     scaled = fit.coefficients / np.where(scale > 0, scale, np.inf)[:, None]
     sizes = np.linalg.norm(scaled, axis=0)
@@ -271,8 +322,24 @@ def _estimate_digits(moments: Moments, target: str, fit: Fit, intercept: bool) -
     return float(min(max(-math.log10(error), 0.0), _MOST_DIGITS))
 
 
+def _rank_is_known(moments: Moments, fit: Fit, intercept: bool) -> bool:
+    """Tell whether no direction was left out that one more pass might find to be there.
+
+    Of a Gram matrix, eigenvalues are seen down to ε times the largest, so singular values of the
+    rows down to √ε. Few rows explain a low rank by themselves.
+    """
+    varying = int(np.count_nonzero(fit.factor.scale))
+    return fit.factor.rank >= min(varying, moments.rows - intercept)
+
+
 def _notes(
-    moments: Moments, source: Space, fit: Fit, intercept: bool, ridge: float, digits: float
+    moments: Moments,
+    source: Space,
+    fit: Fit,
+    intercept: bool,
+    ridge: float,
+    digits: float,
+    r2_noise: float,
 ) -> tuple[str, ...]:
     notes = []
     unknowns = source.dim + intercept
@@ -292,11 +359,18 @@ def _notes(
         constant = source.dim - np.count_nonzero(fit.factor.scale)
         notes.append(
             f"the rows of {source.name} have rank {fit.factor.rank} of {source.dim}"
-            f"{'' if moments.precision == 'exact' else ' as far as float32 products can tell'}"
+            f"{'' if _rank_is_known(moments, fit, intercept) else _AS_FAR[moments.precision]}"
             f"{f' (constant columns: {constant})' if constant else ''}: "
             "this is the solution of minimum norm"
         )
-    if digits < _FEW_DIGITS and moments.precision == "fast":
+    if r2_noise > _VISIBLE_IN_R2:
+        notes.append(f"R2 is known to about {r2_noise:.0e}, because the coefficients are so large")
+    if digits < _FEW_DIGITS and not _rank_is_known(moments, fit, intercept):
+        notes.append(
+            f"no digit of the map is certain: columns of {source.name} depend on each other, or "
+            "nearly so, and which of the two cannot be told. Ridge makes the map well defined"
+        )
+    elif digits < _FEW_DIGITS and moments.precision == "fast":
         notes.append(
             f"no more than about {digits:.0f} digits of the map are certain, because its products "
             "were of float32; its predictions keep more. --precision exact gives more digits"

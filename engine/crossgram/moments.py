@@ -15,7 +15,7 @@ from crossgram.errors import CorruptDataError, InputError, WidthMismatchError
 from crossgram.spaces import Pair, Space, all_pairs, map_pairs
 from crossgram.tensor_file import read_tensors, write_tensors
 
-__all__ = ["Moments"]
+__all__ = ["Moments", "two_sum"]
 
 _KIND = "moments"
 _STRIP = 256
@@ -39,11 +39,14 @@ class Moments:
     Attributes
     ----------
     rows : int
-        Rows seen.
+        Rows seen whose weight is not 0.
     weight : float
         Sum of their weights.
     means : list of ndarray, shape (dim,)
         Mean of each space.
+    mean_tails : list of ndarray, shape (dim,)
+        What rounding to float64 leaves out of the means, which counts where means are large
+        beside spreads: the difference of two means is then exact.
     squares : list of ndarray, shape (dim,)
         Diagonal of each space's scatter.
     blocks : dict of (i, j) to ndarray, shape (dim_i, dim_j)
@@ -79,6 +82,8 @@ class Moments:
         if isinstance(spaces, Mapping):
             spaces = [Space(name, dim) for name, dim in spaces.items()]
         self.spaces = tuple(spaces)
+        if not all(isinstance(space, Space) for space in self.spaces):
+            raise InputError(f"moments: {spaces!r} given, expected spaces, or widths by name")
         pairs = all_pairs(len(spaces)) if maps is None else map_pairs(spaces, maps)
         self._clear(pairs)
 
@@ -89,6 +94,7 @@ class Moments:
         self.skipped = 0
         self.precision = "exact"
         self.means: list[NDArray[np.float64]] = [np.zeros(dim) for dim in dims]
+        self.mean_tails: list[NDArray[np.float64]] = [np.zeros(dim) for dim in dims]
         self.squares: list[NDArray[np.float64]] = [np.zeros(dim) for dim in dims]
         self.blocks: dict[Pair, NDArray[np.float64]] = {
             (i, j): np.zeros((dims[i], dims[j])) for i, j in sorted(pairs)
@@ -101,6 +107,7 @@ class Moments:
         rows: int,
         weight: float,
         means: list[NDArray[np.float64]],
+        mean_tails: list[NDArray[np.float64]],
         squares: list[NDArray[np.float64]],
         blocks: dict[Pair, NDArray[np.float64]],
         skipped: int = 0,
@@ -110,7 +117,8 @@ class Moments:
         moments = cls.__new__(cls)
         moments.spaces = tuple(spaces)
         moments.rows, moments.weight, moments.skipped = rows, weight, skipped
-        moments.means, moments.squares, moments.blocks = means, squares, blocks
+        moments.means, moments.mean_tails = means, mean_tails
+        moments.squares, moments.blocks = squares, blocks
         moments.precision = precision
         return moments
 
@@ -145,7 +153,7 @@ class Moments:
         if pair not in self.blocks:
             raise InputError(
                 f"the block {first} x {second} was not kept in these moments; accumulate again "
-                f"with --map {first}:{second}, or without --map to keep every block"
+                "without --map, which keeps every block"
             )
         block = self.blocks[pair]
         return block if i <= j else block.T
@@ -192,15 +200,14 @@ class Moments:
             self._count(other, 1)
             return
         weight = self.weight + other.weight
-        deltas = [b - a for a, b in zip(self.means, other.means, strict=True)]
+        deltas = [-delta for delta in self._deltas(other)]
         with np.errstate(over="ignore", invalid="ignore"):
             factor = self.weight * other.weight / weight
             squares = self._combined_squares(other, 1.0, deltas, factor)
             _check_finite("merge", self.spaces, squares)
             self._combine_blocks(other, 1.0, deltas, factor)
         self.squares = squares
-        for mean, delta in zip(self.means, deltas, strict=True):
-            mean += delta * (other.weight / weight)
+        self._move_means(deltas, other.weight / weight)
         self._count(other, 1)
         self.weight = weight
 
@@ -242,12 +249,11 @@ class Moments:
             rest._count(other, -1)
             return rest
         rest = self.copy()
-        deltas = [(a - b) for a, b in zip(self.means, other.means, strict=True)]
+        deltas = self._deltas(other)
         factor = -self.weight * other.weight / weight
         rest.squares = rest._combined_squares(other, -1.0, deltas, factor)
         rest._combine_blocks(other, -1.0, deltas, factor)
-        for mean, delta in zip(rest.means, deltas, strict=True):
-            mean += delta * (other.weight / weight)
+        rest._move_means(deltas, other.weight / weight)
         rest._count(other, -1)
         rest.weight = weight
         if any(
@@ -263,10 +269,10 @@ class Moments:
         return rest
 
     def __add__(self, other: Moments) -> Moments:
-        return self.merge(other)
+        return self.merge(other) if isinstance(other, Moments) else NotImplemented
 
     def __sub__(self, other: Moments) -> Moments:
-        return self.subtract(other)
+        return self.subtract(other) if isinstance(other, Moments) else NotImplemented
 
     def copy(self) -> Moments:
         """Return moments that share no memory with these."""
@@ -275,6 +281,7 @@ class Moments:
             self.rows,
             self.weight,
             [mean.copy() for mean in self.means],
+            [tail.copy() for tail in self.mean_tails],
             [squares.copy() for squares in self.squares],
             {pair: block.copy() for pair, block in self.blocks.items()},
             self.skipped,
@@ -316,6 +323,7 @@ class Moments:
     def to_parts(self) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:
         """Return the arrays by name, and the rest as JSON values."""
         tensors = {f"mean.{i}": mean for i, mean in enumerate(self.means)}
+        tensors |= {f"mean_tail.{i}": tail for i, tail in enumerate(self.mean_tails)}
         tensors |= {f"squares.{i}": squares for i, squares in enumerate(self.squares)}
         tensors |= {f"scatter.{i}.{j}": block for (i, j), block in self.blocks.items()}
         facts = {
@@ -346,6 +354,7 @@ class Moments:
                 facts["rows"],
                 float(facts["weight"]),
                 [tensors[f"mean.{i}"] for i in range(len(spaces))],
+                [tensors[f"mean_tail.{i}"] for i in range(len(spaces))],
                 [tensors[f"squares.{i}"] for i in range(len(spaces))],
                 {(i, j): tensors[f"scatter.{i}.{j}"] for i, j in pairs},
                 facts["skipped"],
@@ -369,6 +378,18 @@ class Moments:
     def __repr__(self) -> str:
         spaces = ", ".join(f"{space.name}: {space.dim}" for space in self.spaces)
         return f"Moments({spaces}; {self.rows} rows, {len(self.blocks)} blocks)"
+
+    def _deltas(self, other: Moments) -> list[NDArray[np.float64]]:
+        """Return by how much these means are above the other's."""
+        return [
+            (mean - other.means[k]) + (self.mean_tails[k] - other.mean_tails[k])
+            for k, mean in enumerate(self.means)
+        ]
+
+    def _move_means(self, deltas: list[NDArray[np.float64]], share: float) -> None:
+        for k, delta in enumerate(deltas):
+            tail = self.mean_tails[k] + delta * share
+            self.means[k], self.mean_tails[k] = two_sum(self.means[k], tail)
 
     def _combined_squares(
         self, other: Moments, sign: float, deltas: list[NDArray[np.float64]], factor: float
@@ -422,8 +443,8 @@ class Moments:
             raise ValueError(f"precision {self.precision!r}")
         if not all(0 <= i <= j for i, j in self.blocks):
             raise ValueError(f"blocks {sorted(self.blocks)}")
-        arrays = [*self.means, *self.squares, *self.blocks.values()]
-        shapes = [(dim,) for dim in dims] * 2 + [(dims[i], dims[j]) for i, j in self.blocks]
+        arrays = [*self.means, *self.mean_tails, *self.squares, *self.blocks.values()]
+        shapes = [(dim,) for dim in dims] * 3 + [(dims[i], dims[j]) for i, j in self.blocks]
         for array, shape in zip(arrays, shapes, strict=True):
             if array.shape != shape or array.dtype != np.float64:
                 raise ValueError(f"{array.dtype} {array.shape} found, float64 {shape} expected")
@@ -431,6 +452,15 @@ class Moments:
                 raise ValueError("an array holds NaN or infinity")
         if any((squares < 0).any() for squares in self.squares):
             raise ValueError("a sum of squares is negative")
+
+
+def two_sum(
+    a: NDArray[np.float64], b: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a + b rounded, and what the rounding left out, exactly (Knuth, TAOCP 2, 4.2.2)."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
 
 
 def _check_finite(

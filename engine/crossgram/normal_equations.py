@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,8 @@ class Factor:
     condition : float
         2-norm condition number of the scaled rows, the square root of that of R, on its range.
     inverse_norm : float
-        Frobenius norm of the (pseudo-)inverse of R.
+        Frobenius norm of the (pseudo-)inverse of R, times the condition number of the step that
+        makes a solution one of minimum norm.
     """
 
     scale: NDArray[np.float64]
@@ -51,20 +53,24 @@ class Factor:
             return np.asarray(self.scale[:, None] * solution)
         assert self.values is not None
         assert self.vectors is not None
-        solution = self.vectors @ ((self.vectors.T @ scaled) / self.values[:, None])
-        return self._without_null_space(self.scale[:, None] * solution)
+        known = (self.vectors.T @ scaled) / self.values[:, None]
+        basis, triangle = _range(self.scale, self.vectors)
+        solution = basis @ scipy.linalg.solve_triangular(triangle, known, trans="T")
+        solution[self.scale == 0] = 0.0
+        return np.asarray(solution)
 
-    def _without_null_space(self, solution: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Project a solution onto the range of A, which the scaling had tilted.
 
-        The range of A = D⁻¹ R D⁻¹ is spanned by the columns of D⁻¹ V.
-        """
-        assert self.vectors is not None
-        lengths = np.where(self.scale > 0, 1 / np.where(self.scale > 0, self.scale, 1.0), 0.0)
-        basis, _ = np.linalg.qr(lengths[:, None] * self.vectors)
-        projected: NDArray[np.float64] = basis @ (basis.T @ solution)
-        projected[self.scale == 0] = 0.0
-        return projected
+def _range(
+    scale: NDArray[np.float64], vectors: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return Q and T of D⁻¹ V = Q T; the range of A = D⁻¹ R D⁻¹ is spanned by both sides.
+
+    Of all M with Vᵀ D⁻¹ M = t, which solve A M = right for t = Λ⁻¹ Vᵀ D right, the one in that
+    range, M = Q T⁻ᵀ t, has the smallest norm.
+    """
+    lengths = np.where(scale > 0, 1 / np.where(scale > 0, scale, 1.0), 0.0)
+    basis, triangle = np.linalg.qr(lengths[:, None] * vectors)
+    return basis, triangle
 
 
 def factor(matrix: NDArray[np.float64], constant: NDArray[np.bool_], noise: float) -> Factor:
@@ -97,6 +103,7 @@ def factor(matrix: NDArray[np.float64], constant: NDArray[np.bool_], noise: floa
     values, vectors = scipy.linalg.eigh(scaled, check_finite=False, driver="evd")
     kept = values > max(rounding * values[-1], noise)
     values, vectors = values[kept], vectors[:, kept]
+    skew = float(np.linalg.cond(_range(scale, vectors)[1])) if len(values) else 1.0
     return Factor(
         scale=scale,
         cholesky=None,
@@ -104,7 +111,7 @@ def factor(matrix: NDArray[np.float64], constant: NDArray[np.bool_], noise: floa
         vectors=vectors,
         rank=len(values),
         condition=float(np.sqrt(values[-1] / values[0])) if len(values) else 1.0,
-        inverse_norm=float(np.linalg.norm(1 / values)),
+        inverse_norm=float(np.linalg.norm(1 / values)) * skew,
     )
 
 
@@ -128,7 +135,7 @@ def _spectrum(
     """Return the smallest and largest eigenvalue, and the Frobenius norm of the inverse.
 
     Of large matrices the ends of the spectrum come from a Lanczos iteration on the matrix and on
-    its inverse, and the norm from its largest term.
+    its inverse, and the norm from the inverse itself.
     """
     p = len(scaled)
     if p <= _DENSE_SPECTRUM:
@@ -148,4 +155,7 @@ def _spectrum(
         )
         for operator in (scaled, inverse)
     )
-    return 1 / inverted, largest, inverted
+    halves, _ = scipy.linalg.lapack.dpotri(lower, lower=True)
+    off_diagonal = np.linalg.norm(np.tril(halves, -1))
+    inverse_norm = math.hypot(math.sqrt(2) * off_diagonal, np.linalg.norm(halves.diagonal()))
+    return 1 / inverted, largest, inverse_norm

@@ -8,19 +8,31 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from crossgram.errors import InputError, OutputExistsError, RunError
 
-__all__ = ["check_output", "refuse_overlap", "uninterrupted", "whole_directory", "whole_file"]
+__all__ = [
+    "check_output",
+    "refuse_overlap",
+    "run_errors",
+    "uninterrupted",
+    "whole_directory",
+    "whole_file",
+]
 
 _Result = TypeVar("_Result")
 
-_OURS = ("zarr.json", ".zgroup", ".zarray", "truth.safetensors", "demo.json")
-"""One of these is in every folder that crossgram makes or reads as a store."""
+_SYNC_THREADS = 8
+"""A disk that syncs many files at once does so in fewer turns."""
+
+_ZARR = ("zarr.json", ".zgroup", ".zarray")
+_STORE = {"zarr.json", "embeddings", "ids", "labels"}
+_PAIR = {"a.zarr", "b.zarr", "truth.safetensors"}
+"""What is in the folders that crossgram makes, but for that of the demonstration."""
 
 
 def check_output(path: Path, *, overwrite: bool, folder: bool = False) -> None:
@@ -48,22 +60,36 @@ def _check_replaceable(path: Path, folder: bool) -> None:
         raise InputError(f"{path}: is {what}, a file cannot take its place; choose another name")
     if folder and not path.is_dir():
         raise InputError(f"{path}: is a file, a folder cannot take its place; choose another name")
-    if folder and any(path.iterdir()) and not any((path / name).exists() for name in _OURS):
+    if folder and any(path.iterdir()) and not _is_ours(path):
         raise InputError(
             f"{path}: holds files that crossgram did not make, and would be removed with them; "
             "choose another name"
         )
 
 
+def _is_ours(folder: Path) -> bool:
+    names = {child.name for child in folder.iterdir()}
+    if "demo.json" in names:
+        return True
+    if names <= _STORE:
+        metadata = folder / "zarr.json"
+        return metadata.is_file() and b'"crossgram"' in metadata.read_bytes()
+    return names == _PAIR
+
+
 def refuse_overlap(target: Path, *sources: str | Path) -> None:
-    """Refuse an output that would replace what is read for it."""
-    outer = target.resolve()
+    """Refuse an output that would replace what is read for it, or be written into it."""
+    output = target.resolve()
     for source in sources:
-        inner = Path(source).resolve()
-        if inner == outer or outer in inner.parents:
+        given = Path(source).resolve()
+        if given == output or output in given.parents:
             raise InputError(
                 f"{target}: is {source} or a folder around it, and would be replaced; choose "
                 "another output"
+            )
+        if given in output.parents and any((given / name).exists() for name in _ZARR):
+            raise InputError(
+                f"{target}: lies inside {source}, which is read; choose another output"
             )
 
 
@@ -71,12 +97,12 @@ def refuse_overlap(target: Path, *sources: str | Path) -> None:
 def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary name to write to; sync and rename it to `path` if all went well."""
     check_output(path, overwrite=overwrite)
-    with _run_errors(path):
+    with run_errors(path):
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(descriptor)
     temporary = Path(name)
     try:
-        with _run_errors(path):
+        with run_errors(path):
             yield temporary
             temporary.chmod(0o666 & ~_umask())
             _sync(temporary)
@@ -93,16 +119,17 @@ def whole_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     What stood at `path` stays until the new directory is complete.
     """
     check_output(path, overwrite=overwrite, folder=True)
-    with _run_errors(path):
+    with run_errors(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        with _run_errors(path):
+        with run_errors(path):
             yield temporary
             temporary.chmod(0o777 & ~_umask())
+            _sync_tree(temporary)
             uninterrupted(lambda: _put_in_place(temporary, path))
             _sync(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        uninterrupted(lambda: shutil.rmtree(temporary, ignore_errors=True))
 
 
 def uninterrupted(work: Callable[[], _Result]) -> _Result:
@@ -147,7 +174,8 @@ def _put_in_place(temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def _run_errors(path: Path) -> Iterator[None]:
+def run_errors(path: Path) -> Iterator[None]:
+    """Turn what writing at `path` raises into `RunError`; a full disk is named as such."""
     try:
         yield
     except OSError as error:
@@ -164,6 +192,12 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_tree(folder: Path) -> None:
+    with ThreadPoolExecutor(_SYNC_THREADS) as pool:
+        for _ in pool.map(_sync, [folder, *folder.rglob("*")]):
+            pass
 
 
 def _umask() -> int:

@@ -15,17 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.errors import PairingError
+from crossgram.output import run_errors
+from crossgram.row_file import RowFile
 from crossgram.source import Source, raw_reader
 from crossgram.store import Column
 
-__all__ = ["check_counts", "check_ids", "joined"]
+__all__ = ["check_counts", "check_ids", "joined", "joining_bytes", "matched"]
 
 _COLUMN_ROWS = 65_536
 _BLOCK_BYTES = 16 << 20
 _PARTITION_ROWS = 262_144
 _MOST_PARTITIONS = 256
 _RECORD = np.dtype([("digest", "S16"), ("row", np.int64)])
-_NOWHERE = -1
+_RECORD_BYTES = 4 * _RECORD.itemsize
+"""Of memory that matching takes for each record of a partition: sorted, and cut to the common."""
 
 
 def check_counts(sources: Sequence[Source]) -> None:
@@ -98,6 +101,8 @@ def _common(first: Source, other: Source) -> str:
             common = _match([first, other], Path(directory)).rows
     except PairingError as error:
         return str(error)
+    except OSError as error:
+        return f"the ids in common could not be counted ({error.strerror})"
     same = common == first.rows == other.rows
     only = f", {first.rows - common} only in the first, {other.rows - common} only in the second"
     return f"{common} ids are in both{'' if same else only}. To pair the rows by id: --join ids"
@@ -109,8 +114,9 @@ def joined(
 ) -> Iterator[list[Source]]:
     """Pair the rows of sources by id: those that all have, in the order of the first.
 
-    Memory is bounded: ids are matched by digest, partition by partition, in temporary files, and
-    a source in another order is rewritten once, in the joined order, to a temporary file.
+    Memory is that of `joining_bytes`: ids are matched by digest, partition by partition, in
+    temporary files, and a source in another order is rewritten once, in the joined order, to a
+    temporary file.
 
     Parameters
     ----------
@@ -123,49 +129,83 @@ def joined(
     ------
     PairingError
         If a source has no ids, an id occurs twice in one, or no id is in all.
+    RunError
+        If the disk is full.
     """
-    for source in sources:
-        if source.ids is None:
-            raise PairingError(f"join: {source.label} has no ids; add them with ingest")
-        _check_same_kind(sources[0], source)
     with tempfile.TemporaryDirectory(prefix="crossgram-join-", dir=directory) as name:
-        match = _match(sources, Path(name))
-        if match.rows == 0:
-            raise PairingError(
-                f"join: no id is in all of {', '.join(source.label for source in sources)}"
-            )
-        aligned = [
-            _in_order(source, position, match.rows, Path(name) / f"rows-{k}")
-            for k, (source, position) in enumerate(zip(sources, match.positions, strict=True))
-        ]
+        with run_errors(Path(name).parent):
+            match = _joinable(sources, Path(name))
+            aligned = [
+                _in_order(source, position, match.rows, Path(name) / f"rows-{k}")
+                for k, (source, position) in enumerate(zip(sources, match.positions, strict=True))
+            ]
         # joined rows have the same ids, and those of the first are in the order of its store
         yield [replace(source, ids=aligned[0].ids) for source in aligned]
 
 
+def matched(sources: Sequence[Source]) -> list[Source]:
+    """Return what `joined` would give, with the same errors, of which no row can be read."""
+    with tempfile.TemporaryDirectory(prefix="crossgram-ids-") as name, run_errors(Path(name)):
+        match = _joinable(sources, Path(name))
+        return [
+            source
+            if _stays(source, position, match.rows)
+            else replace(source, rows=match.rows, chunk_rows=1)
+            for source, position in zip(sources, match.positions, strict=True)
+        ]
+
+
+def joining_bytes(sources: Sequence[Source]) -> int:
+    """Return the memory that joining takes at most, before any row is accumulated."""
+    largest = max(source.rows for source in sources)
+    matching = len(sources) * -(-largest // _partitions(largest)) * _RECORD_BYTES
+    rewriting = max(
+        _BLOCK_BYTES + _COLUMN_ROWS * _RECORD_BYTES + source.chunk_rows * source.dim * 8
+        for source in sources
+    )
+    return max(matching, rewriting)
+
+
+def _joinable(sources: Sequence[Source], directory: Path) -> _Match:
+    for source in sources:
+        if source.ids is None:
+            raise PairingError(f"join: {source.label} has no ids; add them with ingest")
+        _check_same_kind(sources[0], source)
+    match = _match(sources, directory)
+    if match.rows == 0:
+        raise PairingError(
+            f"join: no id is in all of {', '.join(source.label for source in sources)}"
+        )
+    return match
+
+
 @dataclass(frozen=True)
 class _Match:
-    """Where each row of each source goes in the joined order, -1 for nowhere."""
+    """One more than where each row of each source goes in the joined order, 0 for nowhere."""
 
     rows: int
-    positions: list[NDArray[np.int64]]
+    positions: list[RowFile]
 
 
 def _match(sources: Sequence[Source], directory: Path) -> _Match:
-    largest = max(source.rows for source in sources)
-    partitions = min(-(-largest // _PARTITION_ROWS), _MOST_PARTITIONS)
+    partitions = _partitions(max(source.rows for source in sources))
     files = [
         _partition_ids(source, partitions, directory / f"ids-{k}")
         for k, source in enumerate(sources)
     ]
     counterparts = [
-        _on_disk(directory / f"counterpart-{k}", source.rows) for k, source in enumerate(sources)
+        RowFile(directory / f"counterpart-{k}", (source.rows,)) for k, source in enumerate(sources)
     ]
     for part in range(partitions):
         records = [np.fromfile(paths[part], _RECORD) for paths in files]
         rows = _intersect(records, sources)
         for counterpart, own_rows in zip(counterparts, rows, strict=True):
-            counterpart[own_rows] = rows[0]
+            counterpart[own_rows] = rows[0] + 1
     return _number(counterparts, directory)
+
+
+def _partitions(rows: int) -> int:
+    return min(-(-rows // _PARTITION_ROWS), _MOST_PARTITIONS)
 
 
 def _partition_ids(source: Source, partitions: int, stem: Path) -> list[Path]:
@@ -209,46 +249,44 @@ def _intersect(records: list[NDArray[Any]], sources: Sequence[Source]) -> list[N
     return [own[np.searchsorted(each, common)] for own, each in zip(rows, digests, strict=True)]
 
 
-def _number(counterparts: list[NDArray[np.int64]], directory: Path) -> _Match:
+def _number(counterparts: list[RowFile], directory: Path) -> _Match:
     """Turn rows of the first source into positions among those that all sources have."""
-    position = _on_disk(directory / "position", len(counterparts[0]))
+    position = RowFile(directory / "position", counterparts[0].shape)
     count = 0
-    for start in range(0, len(position), _COLUMN_ROWS):
-        wanted = counterparts[0][start : start + _COLUMN_ROWS] != _NOWHERE
-        numbers = count + np.cumsum(wanted) - 1
-        position[start : start + _COLUMN_ROWS] = np.where(wanted, numbers, _NOWHERE)
-        count += int(wanted.sum())
+    for rows in _runs(len(position)):
+        common = rows[counterparts[0][rows] > 0]
+        position[common] = np.arange(count, count + len(common)) + 1
+        count += len(common)
     for counterpart in counterparts:
-        for start in range(0, len(counterpart), _COLUMN_ROWS):
-            rows = counterpart[start : start + _COLUMN_ROWS]
-            rows[rows != _NOWHERE] = position[rows[rows != _NOWHERE]]
+        for rows in _runs(len(counterpart)):
+            firsts = counterpart[rows]
+            common = rows[firsts > 0]
+            counterpart[common] = position[firsts[firsts > 0] - 1]
     return _Match(count, counterparts)
 
 
-def _on_disk(path: Path, rows: int) -> NDArray[np.int64]:
-    array: NDArray[np.int64] = np.memmap(path, np.int64, "w+", shape=(rows,))
-    array[:] = _NOWHERE
-    return array
+def _runs(rows: int) -> Iterator[NDArray[np.int64]]:
+    return (
+        np.arange(start, min(start + _COLUMN_ROWS, rows)) for start in range(0, rows, _COLUMN_ROWS)
+    )
 
 
-def _in_order(source: Source, position: NDArray[np.int64], rows: int, path: Path) -> Source:
+def _in_order(source: Source, position: RowFile, rows: int, path: Path) -> Source:
     """Return the source with its rows in joined order, rewritten unless they are so already."""
-    if rows == source.rows and _is_identity(position):
+    if _stays(source, position, rows):
         return source
     row_bytes = source.dim * source.dtype.itemsize
-    with path.open("wb") as file:
-        file.truncate(rows * row_bytes)
-    origin = _on_disk(path.with_suffix(".origin"), rows)
-    buffer = np.empty((max(1, _BLOCK_BYTES // row_bytes), source.dim), source.dtype)
+    target = RowFile(path, (rows, source.dim), source.dtype)
+    origin = RowFile(path.with_suffix(".origin"), (rows,))
+    block_rows = min(max(1, _BLOCK_BYTES // row_bytes), _COLUMN_ROWS)
+    buffer = np.empty((block_rows, source.dim), source.dtype)
     for start in range(0, source.rows, len(buffer)):
         stop = min(start + len(buffer), source.rows)
         source.read(start, buffer[: stop - start])
-        where = np.asarray(position[start:stop])
-        kept = where != _NOWHERE
-        # mapped anew for every block, so that the pages of the last one are given back
-        target = np.memmap(path, source.dtype, "r+", shape=(rows, source.dim))
-        target[where[kept]] = buffer[: stop - start][kept]
-        origin[where[kept]] = np.arange(start, stop)[kept]
+        where = position[start:stop]
+        kept = np.flatnonzero(where)
+        target[where[kept] - 1] = buffer[kept]
+        origin[where[kept] - 1] = start + kept
     return Source(
         label=source.label,
         rows=rows,
@@ -262,27 +300,23 @@ def _in_order(source: Source, position: NDArray[np.int64], rows: int, path: Path
     )
 
 
-def _is_identity(position: NDArray[np.int64]) -> bool:
-    return all(
-        np.array_equal(
-            position[start : start + _COLUMN_ROWS],
-            np.arange(start, min(start + _COLUMN_ROWS, len(position))),
-        )
-        for start in range(0, len(position), _COLUMN_ROWS)
+def _stays(source: Source, position: RowFile, rows: int) -> bool:
+    return rows == source.rows and all(
+        np.array_equal(position[run], run + 1) for run in _runs(len(position))
     )
 
 
 class _Gathered:
     """Values of a column at given rows, read piece by piece so that memory is bounded."""
 
-    def __init__(self, column: Column, rows: NDArray[np.int64]) -> None:
+    def __init__(self, column: Column, rows: RowFile) -> None:
         self.shape = rows.shape
         self.dtype = column.array.dtype
         self._column = column
         self._rows = rows
 
     def __getitem__(self, selection: slice) -> NDArray[Any]:
-        rows = np.asarray(self._rows[selection])
+        rows = self._rows[selection]
         values = np.empty(len(rows), self.dtype)
         pieces = rows // _COLUMN_ROWS
         for piece in np.unique(pieces).tolist():
@@ -292,5 +326,5 @@ class _Gathered:
         return values
 
 
-def _gathered(column: Column | None, origin: NDArray[np.int64]) -> Column | None:
+def _gathered(column: Column | None, origin: RowFile) -> Column | None:
     return None if column is None else Column(_Gathered(column, origin), column.label)

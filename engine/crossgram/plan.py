@@ -9,14 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crossgram.accumulator import TILE_ROWS
+from crossgram.accumulator import RUN_ROWS, TILE_ROWS
 from crossgram.errors import InputError, MemoryLimitError
 from crossgram.source import Source
 from crossgram.spaces import Pair, Space, elements
 
 __all__ = ["Plan", "Segment", "available_threads", "make_plan", "parse_bytes"]
 
-_SEGMENT_ROWS = 16_384
 _MOST_SEGMENTS = 1024
 _BLOCK_BYTES = 16 << 20
 _RING_BLOCKS = 3
@@ -120,6 +119,7 @@ def make_plan(
     precision: str = "exact",
     memory: int | None = None,
     threads: int | None = None,
+    joining: int = 0,
     solve: Pair | None = None,
 ) -> Plan:
     """Plan a pass over paired sources.
@@ -138,6 +138,8 @@ def make_plan(
         Bytes that the run may hold above the interpreter with imports.
     threads : int, optional
         Segments to work on at once; by default the processors that this process may use.
+    joining : int
+        Bytes that were held before the pass, to pair its rows.
     solve : Pair, optional
         The map that will be solved afterwards, whose memory counts too.
 
@@ -155,10 +157,13 @@ def make_plan(
     ring = _RING_BLOCKS
 
     def estimate() -> dict[str, int]:
-        segments = -(-rows // segment_rows)
-        return _memory(
-            sources, spaces, wanted, block_rows, ring, count, folds, segments, precision, solve
+        terms = _streaming(
+            sources, spaces, wanted, segment_rows, block_rows, ring, count, folds, precision
         )
+        held = sum(terms.values())
+        terms["solving"] = max(0, _solving(dims, wanted, folds, solve) - held)
+        terms["joining"] = max(0, joining - held - terms["solving"])
+        return {"reserved": _RESERVED_BYTES + count * _THREAD_BYTES, **terms}
 
     # of whole tiles and one fold, smaller blocks give the same bits; of others they do not, and
     # are cut only when one lane is left, so that the result does not depend on the threads
@@ -218,57 +223,70 @@ def parse_bytes(text: str) -> int:
 
 def _segment_rows(sources: Sequence[Source], rows: int) -> int:
     unit = math.lcm(*(source.chunk_rows for source in sources))
-    if unit > _SEGMENT_ROWS:
+    if unit > RUN_ROWS:
         unit = max(source.chunk_rows for source in sources)
-    wanted = max(_SEGMENT_ROWS, -(-rows // _MOST_SEGMENTS))
+    wanted = max(RUN_ROWS, -(-rows // _MOST_SEGMENTS))
     return -(-wanted // unit) * unit
 
 
 def _block_rows(sources: Sequence[Source], segment_rows: int) -> int:
     row_bytes = sum(source.dim * source.dtype.itemsize for source in sources)
-    unit = max(TILE_ROWS, *(source.chunk_rows for source in sources))
+    # whole chunks of every source, unless a narrow one's are too long for the wide ones: then
+    # parts of those are decoded again and again, which costs little because they are narrow
+    fitting = [s.chunk_rows for s in sources if s.chunk_rows * row_bytes <= 2 * _BLOCK_BYTES]
+    unit = max(TILE_ROWS, *fitting, min(source.chunk_rows for source in sources))
     wanted = max(1, _BLOCK_BYTES // (row_bytes * unit)) * unit
-    return min(wanted, segment_rows)
+    return min(wanted, segment_rows, -(-sources[0].rows // TILE_ROWS) * TILE_ROWS)
 
 
-def _memory(
+def _streaming(
     sources: Sequence[Source],
     spaces: Sequence[Space],
     pairs: frozenset[Pair],
+    segment_rows: int,
     block_rows: int,
     ring: int,
     threads: int,
     folds: int,
-    segments: int,
     precision: str,
-    solve: Pair | None,
 ) -> dict[str, int]:
     row_bytes = sum(source.dim * source.dtype.itemsize for source in sources)
     dims = [space.dim for space in spaces]
     # a chunk that is read in part is held as it is stored and as a whole besides
     chunk_bytes = sum(
-        s.chunk_rows * s.dim * s.dtype.itemsize * (2 if block_rows % s.chunk_rows else 1)
+        min(s.chunk_rows, s.rows)
+        * s.dim
+        * s.dtype.itemsize
+        * (2 if block_rows % s.chunk_rows else 1)
         for s in sources
     )
     unit_rows = TILE_ROWS * max([space.dim for space in spaces if space.normalized], default=0) * 8
-    moments = 8 * folds * elements(dims, pairs)
-    products = 2 * moments if precision == "exact" else 5 * moments // 2
-    tile_bytes = TILE_ROWS * sum(dims) * (8 if precision == "exact" else 4)
+    numbers = elements(dims, pairs)
+    moments = 8 * folds * numbers
+    # the sums, their corrected copy, and that of earlier runs of a long segment
+    sets = 3 if segment_rows > RUN_ROWS else 2
+    tile_bytes = TILE_ROWS * sum(dims) * 8
+    if precision == "fast":
+        tile_bytes = tile_bytes // 2 + 4 * numbers
     # while the last segments are being finished, one node waits for each bit of those before
-    waiting = (segments - threads + 1).bit_length() - 1
-    terms = {
+    waiting = (-(-sources[0].rows // segment_rows) - threads + 1).bit_length() - 1
+    return {
         "ring": threads * ring * block_rows * row_bytes,
         "decoding": threads * chunk_bytes,
-        "tiles": threads * (folds * tile_bytes + unit_rows),
-        "accumulators": threads * products,
+        "tiles": threads * (tile_bytes + unit_rows),
+        "accumulators": threads * sets * moments,
         "merging": waiting * moments,
     }
-    solving = 0
-    if solve is not None:
-        p, q = (dims[k] for k in solve)
-        solving = 8 * (7 * p * p + 6 * p * q if folds > 1 else 5 * p * p + 4 * p * q) + moments
-    terms["solving"] = max(0, solving - sum(terms.values()))
-    return {"reserved": _RESERVED_BYTES + threads * _THREAD_BYTES, **terms}
+
+
+def _solving(dims: Sequence[int], pairs: frozenset[Pair], folds: int, solve: Pair | None) -> int:
+    """Return the bytes of the moments and of what solving a map from them takes besides."""
+    if solve is None:
+        return 0
+    p, q = (dims[k] for k in solve)
+    # of folds, the total and the rest without one of them are made besides
+    sets = folds + 2 if folds > 1 else 1
+    return 8 * (sets * elements(dims, pairs) + 6 * p * p + 4 * p * q)
 
 
 def _refusal(memory: int, terms: Mapping[str, int]) -> str:

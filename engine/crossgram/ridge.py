@@ -11,9 +11,10 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
+from crossgram.cross_validation import cross_validated_r2
 from crossgram.errors import InputError
 from crossgram.folds import FoldedMoments
-from crossgram.least_squares import NOISE, is_rounding, products
+from crossgram.least_squares import NOISE, is_rounding, products, sums_of_squares
 from crossgram.moments import Moments
 
 __all__ = ["RidgePath", "ridge_path"]
@@ -164,9 +165,8 @@ def _score_all_rows(
 
 
 def _train(moments: Moments, source: str, target: str, intercept: bool) -> _Training:
-    i = moments.index(source)
     normal, cross = products(moments, source, target, intercept)
-    constant = is_rounding(normal.diagonal(), moments, i)
+    constant = is_rounding(normal.diagonal(), moments, source)
     values, vectors = scipy.linalg.eigh(
         np.where(constant[:, None] | constant, 0.0, normal),
         check_finite=False,
@@ -223,15 +223,21 @@ def _held_out_r2(
             f"ridge: {len(moments.with_rows)} of {len(moments.folds)} folds holds rows, expected "
             "at least 2 to hold one out; accumulate with other folds, or take their total"
         )
-    errors, spread = np.zeros(len(strengths)), 0.0
+    errors = np.zeros(len(strengths))
+    totals = np.zeros(moments.folds[0].spaces[moments.folds[0].index(target)].dim)
     for k in moments.with_rows:
         fold, rest = moments.folds[k], moments.without(k)
         training = _train(rest, source, target, intercept)
         errors += _in_strips(_held_out(fold, rest, source, target, training, intercept), strengths)
         j = fold.index(target)
         offset = fold.means[j] - rest.means[j]
-        spread += float((fold.squares[j] + fold.weight * offset**2).sum())
-    return 1.0 - errors / spread if spread > 0 else np.zeros(len(strengths))
+        totals = totals + fold.squares[j] + fold.weight * offset**2
+    if is_rounding(totals, moments.total(), target).all():
+        constant = cross_validated_r2(
+            moments, source, target, intercept=intercept, ridge=float(strengths[0])
+        )
+        return np.full(len(strengths), constant)
+    return np.asarray(1.0 - errors / totals.sum())
 
 
 _Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -274,8 +280,7 @@ def _held_out(
 
 def _generalised(moments: Moments, target: str, whole: _Training, intercept: bool) -> _Curve:
     """Return the GCV score and the degrees of freedom, as a function of the strengths."""
-    j = moments.index(target)
-    squares = moments.squares[j] + (0.0 if intercept else moments.weight * moments.means[j] ** 2)
+    squares = sums_of_squares(moments, target, intercept)
     explained = ((whole.cross / np.sqrt(whole.values)[:, None]) ** 2).sum(axis=1)
     free = moments.rows - intercept - len(whole.values)
     # rows that are all interpolated leave nothing but rounding, which weak strengths would magnify

@@ -19,10 +19,12 @@ import zarr
 from numpy.typing import NDArray
 
 from crossgram.errors import CorruptDataError, InputError
+from crossgram.row_file import RowFile
 from crossgram.store import Column, EmbeddingStore
 from crossgram.zarr_io import check_array, chunk_rows, open_node, read_rows
 
 __all__ = [
+    "MAX_COLUMNS",
     "Source",
     "SourceLike",
     "check_matrix",
@@ -31,6 +33,11 @@ __all__ = [
     "raw_reader",
     "read_npy_header",
 ]
+
+_MASKED = "has masked values; fill them with NaN, or leave the rows out"
+
+MAX_COLUMNS = 1 << 17
+"""Of an embedding; moments of more would take over 100 GB."""
 
 SourceLike: TypeAlias = Any
 """A path (text or Path), EmbeddingStore, zarr.Array, NumPy array, Dask array or Source."""
@@ -54,7 +61,7 @@ class Source:
         `read(start, out)` fills `out` (any number of rows, dim) with the rows from `start`.
     ids, labels : Column or None
         One value per row.
-    origin : ndarray of int, shape (rows,), or None
+    origin : RowFile of int, shape (rows,), or None
         Which row of what `label` names each row is, where rows were joined in another order.
     """
 
@@ -66,7 +73,7 @@ class Source:
     read: Callable[[int, NDArray[Any]], None]
     ids: Column | None = None
     labels: Column | None = None
-    origin: NDArray[np.int64] | None = None
+    origin: RowFile | None = None
 
     def row_numbers(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return what messages call the rows `start` to `stop`."""
@@ -101,8 +108,14 @@ def open_source(given: SourceLike, name: str = "array") -> Source:
     if isinstance(given, Source):
         return given
     if np.ma.is_masked(given):
-        raise InputError(f"{name}: has masked values; fill them with NaN, or leave the rows out")
-    return _from_array(np.asarray(given), name)
+        raise InputError(f"{name}: {_MASKED}")
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{name}: cannot be read as an array of rows ({error}); give rows x columns of floats"
+        ) from error
+    return _from_array(array, name)
 
 
 def _open_path(path: Path) -> Source:
@@ -156,8 +169,17 @@ def _from_dask(array: Any, name: str) -> Source:
             f"{name}: Dask does not know its shape; call its compute_chunk_sizes() first"
         )
 
+    if isinstance(getattr(array, "_meta", None), np.ma.MaskedArray):
+        raise InputError(f"{name}: {_MASKED}")
+
     def read(start: int, out: NDArray[Any]) -> None:
-        out[:] = array[start : start + len(out)].compute(scheduler="synchronous")
+        rows = array[start : start + len(out)].compute(scheduler="synchronous")
+        if np.shape(rows) != out.shape:
+            raise CorruptDataError(
+                f"{name}: Dask computed rows of shape {np.shape(rows)} where its array declares "
+                f"{out.shape}; mend the graph that makes it"
+            )
+        out[:] = rows
 
     return Source(name, array.shape[0], array.shape[1], array.dtype, max(array.chunks[0]), read)
 
@@ -195,7 +217,7 @@ def read_npy_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], bool, i
     except Exception as error:
         raise CorruptDataError(f"{path}: not a .npy file: {error}") from error
     shape, fortran_order, dtype = header
-    return shape, dtype, fortran_order, offset
+    return tuple(map(int, shape)), dtype, fortran_order, offset
 
 
 def check_npy_size(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> None:
@@ -253,7 +275,11 @@ def check_matrix(shape: tuple[int, ...], dtype: np.dtype[Any], label: str) -> No
         raise InputError(
             f"{label}: has dtype {dtype}, expected float16, float32 or float64; convert it"
         )
-    if 0 in shape:
+    if min(shape) < 1:
         raise InputError(
             f"{label}: has shape {tuple(shape)}; expected at least one row and one column"
+        )
+    if shape[1] > MAX_COLUMNS:
+        raise InputError(
+            f"{label}: has {shape[1]:,} columns, moments of at most {MAX_COLUMNS:,} are kept"
         )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import Any
 
+import numpy as np
+
 from crossgram.errors import InputError
 
 __all__ = ["Pair", "Space", "all_pairs", "elements", "map_pairs", "unique_names"]
@@ -35,6 +37,12 @@ class Space:
     name: str
     dim: int
     normalized: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise InputError(f"space: name {self.name!r} given, expected text")
+        if not isinstance(self.dim, int | np.integer) or self.dim < 1:
+            raise InputError(f"space {self.name}: {self.dim!r} columns given, at least 1 expected")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Space:

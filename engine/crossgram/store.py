@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ import zarr
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from crossgram.codecs import compressors
-from crossgram.errors import CorruptDataError, InputError, WidthMismatchError
+from crossgram.errors import CorruptDataError, InputError, NonFiniteError, WidthMismatchError
 from crossgram.output import uninterrupted, whole_directory
 from crossgram.zarr_io import (
+    MAX_CHUNK_BYTES,
     check_array,
     chunk_rows,
     open_member,
@@ -28,6 +30,8 @@ __all__ = ["Column", "EmbeddingStore", "StoreWriter"]
 
 _FORMAT = 1
 _CHUNK_BYTES = 2 << 20
+_MOST_CHUNK_ROWS = 16_384
+"""A narrow store's chunks would span many of a wide one's, and be held until those are read."""
 _COLUMN_CHUNK_ROWS = 4096
 _COLUMN_WRITE_ROWS = 65_536
 _WRITE_BYTES = 16 << 20
@@ -153,6 +157,12 @@ class EmbeddingStore:
             provenance=attributes.get("provenance", {}),
         )
         store._check_structure()
+        for name in attributes.get("columns", ()):
+            if getattr(store, str(name), None) is None:
+                raise CorruptDataError(
+                    f"{path}: its {name} are missing; restore them from a copy or make the store "
+                    "again"
+                )
         return store
 
     @classmethod
@@ -199,14 +209,19 @@ class EmbeddingStore:
         OutputExistsError
             If `path` exists and `overwrite` is false.
         """
-        kind = np.dtype(dtype)
-        if kind.kind != "f" or kind.itemsize > 8:
-            raise InputError(f"dtype: {kind} given, embeddings are float16, float32 or float64")
-        if dim < 1:
-            raise InputError(f"dim: {dim} given, an embedding has at least one column")
+        kind = _float_dtype(dtype)
+        if not isinstance(dim, int | np.integer) or dim < 1:
+            raise InputError(f"dim: {dim!r} given, an embedding has at least one column")
         if chunk_rows is not None and chunk_rows < 1:
             raise InputError(f"chunk_rows: {chunk_rows} given, a chunk has at least one row")
         rows = chunk_rows or _default_chunk_rows(dim * kind.itemsize)
+        if (shard_rows or rows) * dim * kind.itemsize > MAX_CHUNK_BYTES:
+            raise InputError(
+                f"chunks or shards of {shard_rows or rows:,} rows of {dim} {kind} are larger than "
+                f"{MAX_CHUNK_BYTES:,} bytes; choose fewer rows"
+            )
+        if not _is_json(provenance or {}):
+            raise InputError("provenance: holds something that is not JSON; give text and numbers")
         if shard_rows is not None and (shard_rows < rows or shard_rows % rows):
             raise InputError(f"shard_rows: {shard_rows} is not a multiple of chunk_rows ({rows})")
         chosen = compressors(codec)
@@ -228,7 +243,11 @@ class EmbeddingStore:
             writer.finish()
             if writer.rows == 0:
                 raise InputError(f"{path}: no rows were written; a store has at least one")
-            group.attrs["crossgram"] = {"format": _FORMAT, "provenance": dict(provenance or {})}
+            group.attrs["crossgram"] = {
+                "format": _FORMAT,
+                "columns": writer.columns,
+                "provenance": dict(provenance or {}),
+            }
 
     def validate(self) -> None:
         """Read and check every chunk, and that no id occurs twice.
@@ -257,6 +276,8 @@ class EmbeddingStore:
                 )
 
     def _check_structure(self) -> None:
+        if not isinstance(self.provenance, Mapping) or not _is_json(self.provenance):
+            raise CorruptDataError(f"{self.path}: its provenance is not a JSON object of values")
         array = self.embeddings
         if array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
             raise CorruptDataError(
@@ -288,6 +309,11 @@ class StoreWriter:
         """Rows appended so far."""
         return self._embeddings.rows
 
+    @property
+    def columns(self) -> list[str]:
+        """Which of ids and labels the rows have."""
+        return [name for name, column in self._columns.items() if column is not None]
+
     def append(
         self, block: ArrayLike, *, ids: ArrayLike | None = None, labels: ArrayLike | None = None
     ) -> None:
@@ -308,27 +334,34 @@ class StoreWriter:
             )
         if values.dtype.kind not in "fiu":
             raise InputError(f"append: a block of dtype {values.dtype} given, expected floats")
-        for name, given in (("ids", ids), ("labels", labels)):
-            self._append_column(name, given, len(values))
+        if not len(values):
+            return
+        columns = {
+            name: self._checked_column(name, given, len(values))
+            for name, given in (("ids", ids), ("labels", labels))
+        }
+        for name, column in columns.items():
+            if name not in self._columns:
+                self._columns[name] = None if column is None else self._new_column(name, column)
+            appender = self._columns[name]
+            if appender is not None and column is not None:
+                appender.append(column)
         self._embeddings.append(values)
 
-    def _append_column(self, name: str, given: ArrayLike | None, rows: int) -> None:
-        if name not in self._columns:
-            self._columns[name] = None if given is None else self._new_column(name, given)
-        column = self._columns[name]
-        if (column is None) != (given is None):
+    def _checked_column(self, name: str, given: ArrayLike | None, rows: int) -> NDArray[Any] | None:
+        earlier = self._columns.get(name)
+        if name in self._columns and (earlier is None) != (given is None):
             raise InputError(f"append: {name} given for some rows only; give all or none")
-        if column is None or given is None:
-            return
+        if given is None:
+            return None
         values = _column_values(name, given)
         if values.shape != (rows,):
             raise InputError(f"append: {name} has shape {values.shape}, the block has {rows} rows")
-        if values.dtype.kind != column.array.dtype.kind:
-            raise InputError(f"append: {name} of dtype {values.dtype} after {column.array.dtype}")
-        column.append(values)
+        if earlier is not None and values.dtype.kind != earlier.array.dtype.kind:
+            raise InputError(f"append: {name} of dtype {values.dtype} after {earlier.array.dtype}")
+        return values
 
-    def _new_column(self, name: str, given: ArrayLike) -> _Appender:
-        values = _column_values(name, given)
+    def _new_column(self, name: str, values: NDArray[Any]) -> _Appender:
         array = _create_array(
             self._group,
             name,
@@ -360,12 +393,21 @@ class _Appender:
         done = 0
         while done < len(values):
             count = min(len(values) - done, len(self._buffer) - self._filled)
-            self._buffer[self._filled : self._filled + count] = values[done : done + count]
+            self._fill(values[done : done + count])
             self._filled += count
             self.rows += count
             done += count
             if self._filled == len(self._buffer):
                 self.flush()
+
+    def _fill(self, values: NDArray[Any]) -> None:
+        try:
+            with np.errstate(over="raise"):
+                self._buffer[self._filled : self._filled + len(values)] = values
+        except FloatingPointError as error:
+            raise NonFiniteError(
+                f"append: a value is too large for {self.array.dtype}; choose a wider dtype"
+            ) from error
 
     def flush(self) -> None:
         if self._filled:
@@ -385,7 +427,25 @@ def _create_array(group: zarr.Group, name: str, **layout: Any) -> zarr.Array[Any
 
 def _default_chunk_rows(row_bytes: int) -> int:
     fitting = max(1, _CHUNK_BYTES // row_bytes)
-    return max(64, min(1 << (fitting.bit_length() - 1), 65_536))
+    return max(64, min(1 << (fitting.bit_length() - 1), _MOST_CHUNK_ROWS))
+
+
+def _float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    try:
+        kind = np.dtype(dtype)
+    except TypeError as error:
+        raise InputError(f"dtype: {dtype!r} given, expected float16, float32 or float64") from error
+    if kind.kind != "f" or kind.itemsize > 8:
+        raise InputError(f"dtype: {kind} given, embeddings are float16, float32 or float64")
+    return kind
+
+
+def _is_json(values: Mapping[str, Any]) -> bool:
+    try:
+        json.dumps(dict(values), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _write_rows(array: zarr.Array[Any]) -> int:
@@ -402,10 +462,13 @@ def _column_values(name: str, given: ArrayLike) -> NDArray[Any]:
                 f"append: {name} holds {values.max()}, integers are stored as int64; give text"
             )
         return values.astype(np.int64, copy=False)
-    if values.dtype.kind in "UT":
-        return values.astype(np.dtypes.StringDType())
-    if values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat):
-        return values.astype(np.dtypes.StringDType())
+    if values.dtype.kind in "UT" or (
+        values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat)
+    ):
+        try:
+            return values.astype(np.dtypes.StringDType())
+        except (TypeError, UnicodeEncodeError) as error:
+            raise InputError(f"append: {name} hold text that is not Unicode ({error})") from error
     raise InputError(f"append: {name} of dtype {values.dtype} given, expected text or integers")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,19 +211,26 @@ def stream_segments(
         threading.Thread(target=work, name=f"crossgram-{k}", daemon=True)
         for k in range(plan.threads)
     ]
-    with one_blas_thread():
-        for thread in threads:
-            thread.start()
-        try:
-            _report(finished, len(threads), progress)
-        except BaseException:
-            segments.stop_before(0)
-            raise
-        finally:
-            for thread in threads:
-                thread.join()
+    with one_blas_thread(), _running(threads, segments):
+        _report(finished, len(threads), progress)
     if failures:
         raise min(failures, key=lambda failure: failure[0])[1]
+
+
+@contextmanager
+def _running(threads: Sequence[threading.Thread], segments: _Segments) -> Iterator[None]:
+    """Run threads to their end; after an exception, to that of what they are working on."""
+    try:
+        for thread in threads:
+            thread.start()
+        yield
+    except BaseException:
+        segments.stop_before(0)
+        raise
+    finally:
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
 
 
 def _report(

@@ -19,6 +19,7 @@ __all__ = ["kind_of", "read_tensors", "write_tensors"]
 
 _FORMAT = 1
 _KEY = "crossgram"
+_HINTS = {"folded moments": "; load_moments reads both"}
 
 
 def write_tensors(
@@ -61,7 +62,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[s
     facts = _read_facts(path)
     if facts.get("kind") != kind:
         found = facts.get("kind", "nothing that crossgram wrote")
-        raise InputError(f"{path}: holds {found}, expected {kind}")
+        raise InputError(f"{path}: holds {found}, expected {kind}{_HINTS.get(str(found), '')}")
     if facts.get("format") != _FORMAT:
         raise InputError(
             f"{path}: {kind} format {facts.get('format')!r}, this version reads {_FORMAT}; use "

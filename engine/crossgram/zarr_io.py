@@ -7,6 +7,7 @@ of a chunk that it decodes in part.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import warnings
 from collections.abc import Iterator
@@ -110,6 +111,10 @@ def check_array(array: zarr.Array[Any], label: str) -> None:
             "as text or numbers"
         )
     shape = array.shards or array.chunks
+    if min((*shape, *array.chunks), default=1) < 1:
+        raise CorruptDataError(
+            f"{label}: declares chunks of shape {shape}; its metadata is damaged, make it again"
+        )
     size = int(np.prod(shape, dtype=object)) * array.dtype.itemsize
     if size > MAX_CHUNK_BYTES:
         raise InputError(
@@ -159,7 +164,7 @@ def stored_alike(first: zarr.Array[Any], second: zarr.Array[Any], start: int, st
     """
     if _layout(first) != _layout(second):
         return False
-    for index in range(start // chunk_rows(first), -(-stop // chunk_rows(first))):
+    for index in _chunks(first, start, stop):
         files = [_chunk_file(array, index) for array in (first, second)]
         contents = [file.read_bytes() if file and file.exists() else None for file in files]
         if contents[0] is None or contents[0] != contents[1]:
@@ -206,41 +211,49 @@ def _decode_with(array: zarr.Array[Any], start: int, out: NDArray[Any]) -> None:
     array.get_basic_selection(selection, out=buffer)
 
 
-def _chunk_file(array: zarr.Array[Any], index: int) -> Path | None:
+_Index = tuple[int, ...]
+
+
+def _chunks(array: zarr.Array[Any], start: int, stop: int) -> Iterator[_Index]:
+    """Return the indices of the stored objects that hold rows `start` to `stop`."""
+    rows, *columns = array.shards or array.chunks
+    counts = [-(-size // chunk) for size, chunk in zip(array.shape[1:], columns, strict=True)]
+    return itertools.product(range(start // rows, -(-stop // rows)), *map(range, counts))
+
+
+def _chunk_file(array: zarr.Array[Any], index: _Index) -> Path | None:
     root = getattr(array.store, "root", None)
     if root is None:
         return None
-    key = array.metadata.encode_chunk_key((index, *(0,) * (array.ndim - 1)))
-    return Path(root) / array.path / key
+    return Path(root) / array.path / array.metadata.encode_chunk_key(index)
 
 
-def _chunk_name(array: zarr.Array[Any], index: int) -> str:
+def _chunk_name(array: zarr.Array[Any], index: _Index) -> str:
     rows = chunk_rows(array)
-    last = min((index + 1) * rows, array.shape[0]) - 1
-    key = array.metadata.encode_chunk_key((index, *(0,) * (array.ndim - 1)))
-    return f"chunk {key} (rows {index * rows} to {last})"
+    last = min((index[0] + 1) * rows, array.shape[0]) - 1
+    return f"chunk {array.metadata.encode_chunk_key(index)} (rows {index[0] * rows} to {last})"
 
 
 def _check_chunks_exist(array: zarr.Array[Any], start: int, stop: int, label: str) -> None:
-    rows = chunk_rows(array)
-    for index in range(start // rows, -(-stop // rows)):
+    for index in _chunks(array, start, stop):
         file = _chunk_file(array, index)
-        if file is not None and not file.exists():
+        if file is not None and not file.is_file():
             raise CorruptDataError(
                 f"{label}: {_chunk_name(array, index)} is missing; restore the file from a copy "
-                "or make the store again"
+                "or make the store again (a writer that leaves out chunks of zeros must be told "
+                "to write them)"
             )
 
 
 def _first_bad_chunk(
     array: zarr.Array[Any], start: int, stop: int, label: str, error: Exception
 ) -> CorruptDataError:
-    rows = chunk_rows(array)
-    for index in range(start // rows, -(-stop // rows)):
-        first = max(start, index * rows)
-        last = min(stop, (index + 1) * rows)
+    shape = array.shards or array.chunks
+    for index in _chunks(array, start, stop):
+        chunk = tuple(slice(k * size, (k + 1) * size) for k, size in zip(index, shape, strict=True))
         try:
-            _decode(array, first, np.empty((last - first, *array.shape[1:]), array.dtype))
+            for reader in (array, _verifying(array)):
+                reader[chunk]
         except Exception as chunk_error:  # noqa: BLE001  (codecs raise what they like)
             return CorruptDataError(
                 f"{label}: {_chunk_name(array, index)} cannot be decoded, it is truncated or "

@@ -64,7 +64,7 @@ def command(
     from crossgram_cli.text import aligned, flattened
 
     check_output(Path(output), overwrite=overwrite)
-    refuse_overlap(Path(output), *stores)
+    refuse_overlap(Path(output), *stores, *filter(None, [options["weights"]]))
     with progress_bar() as progress:
         moments = cg.accumulate(
             stores,

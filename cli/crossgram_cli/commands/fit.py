@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crossgram_cli.options import output_option, pass_options, solve_options
+from crossgram_cli.options import (
+    normalize_only_option,
+    output_option,
+    pass_options,
+    solve_options,
+)
 from crossgram_cli.shared import computes, emit, overwrite_option, progress_bar
 
 if TYPE_CHECKING:
@@ -22,11 +27,7 @@ __all__ = ["command"]
 @output_option
 @solve_options
 @pass_options
-@click.option(
-    "--normalize-only",
-    type=click.Choice(["source", "target"]),
-    help="Divide the rows of one side only by their lengths.",
-)
+@normalize_only_option
 @click.option("--moments", type=click.Path(), help="Keep the moments too, in this file.")
 @overwrite_option
 @computes
@@ -57,7 +58,7 @@ def command(
     for path in (output, moments):
         if path is not None:
             check_output(Path(path), overwrite=overwrite)
-            refuse_overlap(Path(path), x, y)
+            refuse_overlap(Path(path), x, y, *filter(None, [options["weights"]]))
     if moments is not None:
         refuse_overlap(Path(moments), output)
     with progress_bar() as progress:

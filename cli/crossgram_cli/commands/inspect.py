@@ -16,7 +16,7 @@ __all__ = ["command"]
 @click.option(
     "--validate",
     is_flag=True,
-    help="Of a store: read every chunk, and check that no id occurs twice.",
+    help="Read everything; of a store, check that no id occurs twice as well.",
 )
 @computes
 def command(path: str, validate: bool, as_json: bool) -> None:
@@ -26,12 +26,11 @@ def command(path: str, validate: bool, as_json: bool) -> None:
     Example:  crossgram inspect a-to-b.safetensors
               crossgram inspect a.zarr --validate
     """
-    import crossgram as cg
-    from crossgram.inspection import describe
+    from crossgram import inspection
 
-    result = describe(path)
+    result = inspection.describe(path)
     if validate:
-        cg.EmbeddingStore.open(path).validate()
+        inspection.validate(path)
         result["validated"] = True
     emit(result, as_json, _text(result))
 

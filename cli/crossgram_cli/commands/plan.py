@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crossgram_cli.options import pass_options
+from crossgram_cli.options import normalize_only_option, pass_options
 from crossgram_cli.shared import computes, emit
 
 if TYPE_CHECKING:
@@ -19,8 +19,17 @@ __all__ = ["command"]
 @click.argument("x", type=click.Path())
 @click.argument("y", type=click.Path())
 @pass_options
+@normalize_only_option
 @computes
-def command(x: str, y: str, folds: int | None, as_json: bool, **options: Any) -> None:
+def command(
+    x: str,
+    y: str,
+    normalize: bool,
+    normalize_only: str | None,
+    folds: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Show what a fit of X and Y would read, hold in memory and compute; read no embeddings.
 
     \b
@@ -28,7 +37,7 @@ def command(x: str, y: str, folds: int | None, as_json: bool, **options: Any) ->
     """
     import crossgram as cg
 
-    plan = cg.plan_fit(x, y, folds=folds or 0, **options)
+    plan = cg.plan_fit(x, y, normalize=normalize_only or normalize, folds=folds or 0, **options)
     emit(plan.to_dict(), as_json, _text(plan))
 
 

@@ -122,6 +122,10 @@ def _metadata_files(folder: Path, shards: Sequence[Path], name: str) -> list[Pat
             raise InputError(
                 f"{shard}: no Parquet file of that number in {metadata}, to take {name!r} from"
             )
+    lost = by_number.keys() - {_number(shard) for shard in shards}
+    if lost:
+        path = by_number[min(lost, key=lambda number: (number is None, number))]
+        raise InputError(f"{path}: there is no shard of that number in {folder}; restore it")
     return [by_number[_number(shard)] for shard in shards]
 
 

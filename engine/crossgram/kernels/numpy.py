@@ -33,11 +33,16 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
 
 
 def centre(block: NDArray[Any], shift: NDArray[Any], out: NDArray[Any]) -> None:
-    """Write block - shift into `out`, computed in the dtype of `out`."""
+    """Write block - shift into `out`, computed in the wider of the dtypes of both."""
+    if block.dtype.itemsize > out.dtype.itemsize:
+        for start in range(0, len(block), _CACHED_ROWS):
+            out[start : start + _CACHED_ROWS] = block[start : start + _CACHED_ROWS] - shift
+        return
+    own_shift = shift.astype(out.dtype)
     for start in range(0, len(block), _CACHED_ROWS):
         rows = out[start : start + _CACHED_ROWS]
         np.copyto(rows, block[start : start + _CACHED_ROWS], casting="same_kind")
-        rows -= shift
+        rows -= own_shift
 
 
 def unit_rows(block: NDArray[Any]) -> NDArray[np.float64]:

@@ -1,0 +1,56 @@
+"""Which fold each row belongs to."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossgram.errors import InputError
+from crossgram.folds import FOLD_BY
+from crossgram.source import Source
+
+__all__ = ["Assign", "assigner"]
+
+Assign = Callable[[int, int], NDArray[np.int64]]
+"""Returns the fold of each of the rows from start to stop."""
+
+
+def assigner(sources: Sequence[Source], folds: int, by: str) -> Assign:
+    """Return the function that tells the fold of each row.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+        Paired rows; the first that has ids or labels gives them.
+    folds : int
+        At least 2.
+    by : {"rows", "ids", "labels"}
+        Contiguous runs, by hash of the id, or by hash of the label.
+
+    Raises
+    ------
+    InputError
+        If `by` is unknown, there are more folds than rows, or no source has ids or labels.
+    """
+    rows = sources[0].rows
+    if by not in FOLD_BY:
+        raise InputError(f"group-by: {by!r} given, expected one of {', '.join(FOLD_BY)}")
+    if not 2 <= folds <= rows:
+        raise InputError(f"folds: {folds} given, expected from 2 to the number of rows ({rows})")
+    if by == "rows":
+        return lambda start, stop: np.arange(start, stop) * folds // rows
+    columns = [getattr(source, by) for source in sources]
+    column = next((column for column in columns if column is not None), None)
+    if column is None:
+        names = " nor ".join(source.label for source in sources)
+        raise InputError(f"group-by {by}: neither {names} has {by}; add them with ingest")
+    return lambda start, stop: _hashes(column.read(start, stop)) % folds
+
+
+def _hashes(values: NDArray[Any]) -> NDArray[np.int64]:
+    # stable between runs and machines, as Python's hash is not
+    return np.fromiter((zlib.crc32(str(value).encode()) for value in values), np.int64, len(values))
