@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 
-from crossgram import EmbeddingStore, Moments
+from crossgram import EmbeddingStore, FoldedMoments, Moments
 from crossgram.source import Source
 
 EPSILON = float(np.finfo(np.float64).eps)
@@ -46,6 +47,44 @@ def splits(draw: st.DrawFn, rows: int) -> list[slice]:
     """Draw consecutive runs that cover the rows, some of them empty."""
     cuts = sorted(draw(st.lists(st.integers(0, rows), max_size=6)))
     return [slice(start, stop) for start, stop in zip([0, *cuts], [*cuts, rows], strict=True)]
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Rows of two spaces, in folds of any size, with weights or without."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    assigned: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+    def folded(self) -> FoldedMoments:
+        """Return the moments of each fold."""
+        folds = [
+            moments_of([self.x[rows], self.y[rows]], self.weights[rows])
+            for rows in (self.assigned == k for k in range(self.assigned.max() + 1))
+        ]
+        return FoldedMoments(tuple(folds), "rows")
+
+
+@st.composite
+def regressions(draw: st.DrawFn) -> Regression:
+    """Draw rows, fewer or more than columns, some columns constant or repeated."""
+    rng = np.random.default_rng(draw(seeds))
+    rows, p, q = draw(st.integers(4, 60)), draw(st.integers(1, 30)), draw(st.integers(1, 4))
+    x = rng.standard_normal((rows, p)) * 10.0 ** rng.uniform(-1, 1, p) + rng.standard_normal(p)
+    x[:, rng.random(p) < 0.1] = 0.1
+    if p > 1 and draw(st.booleans()):
+        x[:, 0] = x[:, -1]
+    x[0, 0] += 1.0  # so that not all rows are the same
+    y = x @ rng.standard_normal((p, q)) + draw(st.sampled_from([0.0, 1.0, 100.0])) * (
+        rng.standard_normal((rows, q)) + 1
+    )
+    assigned = np.sort(rng.integers(0, draw(st.integers(2, 5)), rows))
+    assigned[:2], assigned[-2:] = 0, 1
+    weights = rng.integers(0, 4, rows) / 2 if draw(st.booleans()) else np.ones(rows)
+    weights[[0, 1, -2, -1]] = 1
+    return Regression(x, y, assigned, weights)
 
 
 def moments_of(

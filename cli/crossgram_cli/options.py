@@ -32,6 +32,14 @@ normalize_only_option = click.option(
     help="Divide the rows of one side only by their lengths.",
 )
 
+
+def _ridge(ctx: click.Context, param: click.Parameter, value: str) -> float | str:
+    try:
+        return value if value == "auto" else float(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: expected a number, or auto") from error
+
+
 output_option = click.option(
     "-o", "--output", required=True, type=click.Path(), help="File to write."
 )
@@ -137,11 +145,14 @@ def solve_options(command: _Command) -> _Command:
             ),
             click.option(
                 "--ridge",
-                type=click.FloatRange(min=0),
-                default=0.0,
+                default="0",
                 show_default=True,
+                callback=_ridge,
+                metavar="FLOAT|auto",
                 help="Strength of the ridge penalty, on the scale of sums of squares: 1 is mild "
-                "for unit rows.",
+                "for unit rows. auto chooses it by cross-validation over the folds; without any, "
+                "fit keeps 5 (by labels or else ids, where there are), and solve takes generalised "
+                "cross-validation.",
             ),
         ],
     )

@@ -47,6 +47,9 @@ def certificate_lines(certificate: Certificate) -> list[tuple[str, str]]:
         lines.append(
             ("held-out R2", f"{certificate.cross_validated_r2:.6f} ({certificate.folds} folds)")
         )
+    ridge = f"ridge {certificate.ridge:g}"
+    if certificate.ridge_chosen_by != "caller":
+        ridge += f" by {certificate.ridge_chosen_by}"
     lines += [
         ("rank", f"{certificate.rank} of {certificate.source_dim}"),
         ("condition", f"{certificate.condition:.3g}"),
@@ -55,7 +58,7 @@ def certificate_lines(certificate: Certificate) -> list[tuple[str, str]]:
             "method",
             (
                 f"{certificate.method}, {'an' if certificate.intercept else 'no'} intercept, "
-                f"ridge {certificate.ridge:g}, {certificate.precision} on {certificate.backend}"
+                f"{ridge}, {certificate.precision} on {certificate.backend}"
             ),
         ),
     ]

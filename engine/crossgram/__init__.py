@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from crossgram.plan import Plan as Plan
     from crossgram.progress import Progress as Progress
     from crossgram.reduced_rank import rank_curve as rank_curve
+    from crossgram.ridge import RidgePath as RidgePath
+    from crossgram.ridge import ridge_path as ridge_path
     from crossgram.spaces import Space as Space
     from crossgram.store import EmbeddingStore as EmbeddingStore
     from crossgram.synthesis import synth as synth
@@ -87,6 +89,8 @@ _HOME = {
     "Plan": "plan",
     "Progress": "progress",
     "rank_curve": "reduced_rank",
+    "RidgePath": "ridge",
+    "ridge_path": "ridge",
     "Space": "spaces",
     "EmbeddingStore": "store",
     "synth": "synthesis",

@@ -13,7 +13,7 @@ __all__ = ["Certificate"]
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("rows", "skipped", "source_dim", "target_dim", "rank", "passes"), (int,)),
     **dict.fromkeys(("condition", "digits", "residual", "r2", "ridge"), (int, float)),
-    **dict.fromkeys(("method", "precision", "backend"), (str,)),
+    **dict.fromkeys(("method", "precision", "backend", "ridge_chosen_by"), (str,)),
     **dict.fromkeys(("r2_per_output", "notes"), (list, tuple)),
     "intercept": (bool,),
     "folds": (int,),
@@ -60,6 +60,8 @@ class Certificate:
         Whether a bias was fitted.
     ridge : float
         Strength added to the diagonal of the sum of squares.
+    ridge_chosen_by : {"caller", "cross-validation", "generalised cross-validation"}
+        How that strength came about.
     folds : int
         Folds of the cross-validation, 0 without.
     cross_validated_r2 : float or None
@@ -84,6 +86,7 @@ class Certificate:
     backend: str
     intercept: bool
     ridge: float
+    ridge_chosen_by: str = "caller"
     folds: int = 0
     cross_validated_r2: float | None = None
     notes: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from crossgram.spaces import Space, map_pairs
 
 __all__ = [
     "EPSILON",
+    "NOISE",
     "SUM_ROUNDING",
     "Affine",
     "certified_map",
@@ -29,6 +30,9 @@ __all__ = [
 
 EPSILON = {"exact": float(np.finfo(np.float64).eps), "fast": float(np.finfo(np.float32).eps)}
 """Unit of rounding of the products, by precision."""
+
+NOISE = {"exact": 0.0, "fast": 4 * EPSILON["fast"]}
+"""Eigenvalues of a Gram matrix, as shares of the largest, that its products' rounding makes up."""
 
 SUM_ROUNDING = 16
 """Relative error of a sum of products in units of ε. Values of few bits, as float16, float32 and

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from crossgram.accumulation import Options, open_spaces, planned, prepared
 from crossgram.cross_validation import cross_validated_r2
 from crossgram.errors import InputError
+from crossgram.evidence import ends
 from crossgram.folds import FoldedMoments
 from crossgram.linear_map import LinearMap
 from crossgram.maps import Method
@@ -17,11 +18,14 @@ from crossgram.moments import Moments
 from crossgram.plan import Plan
 from crossgram.progress import ProgressCallback, ignore
 from crossgram.resources import PeakMemory
-from crossgram.source import SourceLike
+from crossgram.ridge import RidgePath, ridge_path
+from crossgram.source import Source, SourceLike
 
-__all__ = ["FitReport", "fit", "fit_with_report", "plan_fit", "solve"]
+__all__ = ["FitReport", "fit", "fit_with_report", "plan_fit", "solve", "solve_with_path"]
 
 _SIDES = ("source", "target", "both")
+_AUTO = "auto"
+_AUTO_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class FitReport:
         Wall time of reading, accumulating and solving.
     peak_memory_bytes : int
         Measured peak of the resident set above its size at the start.
+    ridge_path : RidgePath or None
+        The scores that the ridge was chosen by, where that was asked for.
     """
 
     map: LinearMap
@@ -47,6 +53,7 @@ class FitReport:
     plan: Plan
     seconds: float
     peak_memory_bytes: int
+    ridge_path: RidgePath | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts of the run as JSON values."""
@@ -65,6 +72,7 @@ class FitReport:
             "threads": self.plan.threads,
             "peak_memory_bytes": self.peak_memory_bytes,
             "planned_memory_bytes": self.plan.planned_memory_bytes,
+            "ridge_path": None if self.ridge_path is None else self.ridge_path.to_dict(),
         }
 
 
@@ -73,7 +81,7 @@ def fit(
     y: SourceLike,
     *,
     intercept: bool = True,
-    ridge: float = 0.0,
+    ridge: float | str = 0.0,
     method: str = "lstsq",
     rank: int | None = None,
     scale: bool = False,
@@ -89,8 +97,10 @@ def fit(
         Paths, stores, NumPy or Dask arrays of the same images, in the same order.
     intercept : bool
         Whether to fit b.
-    ridge : float
-        Strength, on the scale of sums of squares; b is not penalised.
+    ridge : float or "auto"
+        Strength, on the scale of sums of squares; b is not penalised. "auto" chooses it by
+        cross-validation, and without `folds` keeps five of them for it: by labels, where x or y
+        has them, or else by ids, or else of contiguous rows.
     method : {"lstsq", "procrustes", "reduced-rank"}
         Over all M; over rotations and reflections, which keep lengths and angles; or over M of
         at most a rank.
@@ -147,7 +157,7 @@ def fit_with_report(
     y: SourceLike,
     *,
     intercept: bool = True,
-    ridge: float = 0.0,
+    ridge: float | str = 0.0,
     method: str = "lstsq",
     rank: int | None = None,
     scale: bool = False,
@@ -156,20 +166,22 @@ def fit_with_report(
     **options: Any,
 ) -> FitReport:
     """Fit as `fit` does, and report the run that made the map."""
-    chosen = Method(method, intercept, ridge, rank, scale)
+    chosen = _method(method, intercept, ridge, rank, scale)
     memory = PeakMemory()
     started = time.perf_counter()
-    spaces, settled = _settle(x, y, normalize, options)
+    spaces, settled = _settle(x, y, normalize, options, held_out=ridge == _AUTO)
     with prepared(spaces, settled, solve=(0, 1)) as ready:
         source, target = ready.plan.spaces
         chosen.check(source, target)
         moments = ready.run(progress)
+        solved, path = _solve(moments, source.name, target.name, chosen, automatic=ridge == _AUTO)
         return FitReport(
-            map=_solve(moments, source.name, target.name, chosen),
+            map=solved,
             moments=moments,
             plan=ready.plan,
             seconds=time.perf_counter() - started,
             peak_memory_bytes=memory.bytes(),
+            ridge_path=path,
         )
 
 
@@ -187,7 +199,7 @@ def solve(
     target: str | None = None,
     *,
     intercept: bool = True,
-    ridge: float = 0.0,
+    ridge: float | str = 0.0,
     method: str = "lstsq",
     rank: int | None = None,
     scale: bool = False,
@@ -201,53 +213,137 @@ def solve(
         the certificate.
     source, target : str, optional
         Names of the spaces; by default the first and the second.
-    intercept, ridge, method, rank, scale
+    intercept, method, rank, scale
         As for `fit`.
+    ridge : float or "auto"
+        As for `fit`; moments without folds choose it by generalised cross-validation.
 
     Raises
     ------
     InputError
-        If a name is unknown, a block was not kept, there are no rows, the ridge is negative, the
+        If a name is unknown, a block was not kept, there are no rows, the ridge is none, the
         method is unknown, the rank is out of range, or something is given that is not for the
         method.
     """
-    return _solve(moments, source, target, Method(method, intercept, ridge, rank, scale))
+    return solve_with_path(
+        moments,
+        source,
+        target,
+        intercept=intercept,
+        ridge=ridge,
+        method=method,
+        rank=rank,
+        scale=scale,
+    )[0]
+
+
+def solve_with_path(
+    moments: Moments | FoldedMoments,
+    source: str | None = None,
+    target: str | None = None,
+    *,
+    intercept: bool = True,
+    ridge: float | str = 0.0,
+    method: str = "lstsq",
+    rank: int | None = None,
+    scale: bool = False,
+) -> tuple[LinearMap, RidgePath | None]:
+    """Solve as `solve` does, and return the scores that an "auto" ridge was chosen by too."""
+    chosen = _method(method, intercept, ridge, rank, scale)
+    return _solve(moments, source, target, chosen, automatic=ridge == _AUTO)
 
 
 def _solve(
-    moments: Moments | FoldedMoments, source: str | None, target: str | None, chosen: Method
-) -> LinearMap:
-    if isinstance(moments, Moments):
-        return chosen.solve(moments, source, target)
-    solved = chosen.solve(moments.total(), source, target)
-    assert solved.certificate is not None
-    held_out = cross_validated_r2(
-        moments, solved.source.name, solved.target.name, chosen.coefficients
-    )
-    notes = solved.certificate.notes
-    if held_out < 0 <= solved.certificate.r2:
-        remedy = "more rows" if chosen.name == "procrustes" else "ridge, or more rows"
-        overfits = (
-            "on rows that were held out, the map is worse than the mean of the targets: it "
-            f"overfits; use {remedy}"
+    moments: Moments | FoldedMoments,
+    source: str | None,
+    target: str | None,
+    chosen: Method,
+    *,
+    automatic: bool,
+) -> tuple[LinearMap, RidgePath | None]:
+    some = moments if isinstance(moments, Moments) else moments.folds[0]
+    source, target = (space.name for space in ends(some, source, target))
+    path = None
+    if automatic:
+        path = ridge_path(moments, source, target, intercept=chosen.intercept)
+        chosen = replace(chosen, ridge=path.chosen)
+    total = moments if isinstance(moments, Moments) else moments.total()
+    solved = chosen.solve(total, source, target)
+    certificate = solved.certificate
+    assert certificate is not None
+    if path is not None:
+        notes = (*certificate.notes, *_choice_notes(path))
+        certificate = replace(certificate, ridge_chosen_by=path.chosen_by, notes=notes)
+    if isinstance(moments, FoldedMoments):
+        held_out = cross_validated_r2(moments, source, target, chosen.coefficients)
+        worse = held_out < 0 <= certificate.r2
+        certificate = replace(
+            certificate,
+            folds=len(moments.with_rows),
+            cross_validated_r2=held_out,
+            notes=(*certificate.notes, *_fold_notes(moments, worse, chosen, automatic)),
         )
-        notes = (*notes, overfits)
-    filled = len(moments.with_rows)
-    if filled < len(moments.folds):
-        notes += (f"no rows fell into {len(moments.folds) - filled} of {len(moments.folds)} folds",)
-    certificate = replace(
-        solved.certificate,
-        folds=filled,
-        cross_validated_r2=held_out,
-        notes=notes,
-    )
-    return replace(solved, certificate=certificate)
+    return replace(solved, certificate=certificate), path
+
+
+def _choice_notes(path: RidgePath) -> list[str]:
+    notes = []
+    if path.cross_validated_r2 is None:
+        notes.append(
+            "the ridge was chosen by generalised cross-validation, from the rows that it is fitted "
+            "on; with --folds it is chosen by rows that are held out"
+        )
+    if path.chosen == path.strengths[0]:
+        notes.append("the ridge chosen is the weakest that was tried: the map needs none")
+    elif path.chosen == path.strengths[-1]:
+        notes.append(
+            "the ridge chosen is the strongest that was tried, which leaves next to nothing of the "
+            "map: the mean of the targets predicts them as well"
+        )
+    return notes
+
+
+def _fold_notes(
+    moments: FoldedMoments, is_worse: bool, chosen: Method, automatic: bool
+) -> list[str]:
+    notes = []
+    if is_worse:
+        remedy = "more rows" if chosen.name == "procrustes" else "ridge, or more rows"
+        worse = "on rows that were held out, the map is worse than the mean of the targets"
+        notes.append(
+            f"{worse} at every ridge that was tried: use more rows"
+            if automatic
+            else f"{worse}: it overfits; use {remedy}"
+        )
+    empty = len(moments.folds) - len(moments.with_rows)
+    if empty:
+        notes.append(f"no rows fell into {empty} of {len(moments.folds)} folds")
+    return notes
+
+
+def _method(
+    name: str, intercept: bool, ridge: float | str, rank: int | None, scale: bool
+) -> Method:
+    if isinstance(ridge, str):
+        if ridge != _AUTO:
+            raise InputError(f"ridge: {ridge!r} given, expected 'auto' or a number of at least 0")
+        if name == "procrustes":
+            raise InputError("ridge: 'auto' given for procrustes, which takes none; leave it out")
+        return Method(name, intercept, 0.0, rank, scale)
+    return Method(name, intercept, ridge, rank, scale)
 
 
 def _settle(
-    x: SourceLike, y: SourceLike, normalize: bool | str, options: dict[str, Any]
+    x: SourceLike,
+    y: SourceLike,
+    normalize: bool | str,
+    options: dict[str, Any],
+    *,
+    held_out: bool = False,
 ) -> tuple[list[Any], Options]:
     sources, names = open_spaces([x, y], options.pop("names", None))
+    if held_out and not options.get("folds"):
+        options |= _folds_for_auto(sources, options.get("group_by", "rows"))
     sides = ("both" if normalize else "") if isinstance(normalize, bool) else normalize
     if sides != "" and sides not in _SIDES:
         raise InputError(f"normalize: {normalize!r} given, expected one of {', '.join(_SIDES)}")
@@ -255,3 +351,10 @@ def _settle(
         name for name, side in zip(names, _SIDES, strict=False) if sides in (side, "both")
     ]
     return list(sources), Options(names=names, maps=[names], normalize=chosen, **options)  # type: ignore[list-item]
+
+
+def _folds_for_auto(sources: Sequence[Source], group_by: str) -> dict[str, Any]:
+    if group_by == "rows":
+        has = (by for by in ("labels", "ids") for s in sources if getattr(s, by) is not None)
+        group_by = next(has, "rows")
+    return {"folds": max(2, min(_AUTO_FOLDS, sources[0].rows)), "group_by": group_by}

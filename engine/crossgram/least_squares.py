@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from crossgram.errors import InputError
 from crossgram.evidence import (
     EPSILON,
+    NOISE,
     SUM_ROUNDING,
     certified_map,
     correct_digits,
@@ -36,7 +39,6 @@ __all__ = [
 ]
 
 _FEW_DIGITS = 6
-_NOISE = {"exact": 0.0, "fast": 4 * EPSILON["fast"]}
 _AS_FAR = {
     "exact": " as far as one pass can tell, which is up to a condition number of about 1e7",
     "fast": " as far as float32 products can tell",
@@ -97,7 +99,7 @@ def solve(
     ------
     InputError
         If the moments are of no rows, a name is unknown, a block was not kept, or the ridge is
-        negative or not finite.
+        negative, not finite, or beyond what float64 can tell beside the sums of squares.
 
     Notes
     -----
@@ -119,6 +121,7 @@ def solve(
     fit = solve_least_squares(
         moments, from_space.name, to_space.name, intercept=intercept, ridge=ridge
     )
+    _check_felt(ridge, moments, from_space.name, intercept)
     digits = coefficient_digits(moments, to_space.name, fit, intercept)
     return certified_map(
         moments,
@@ -149,7 +152,7 @@ def solve_least_squares(
         np.fill_diagonal(normal, np.maximum(normal.diagonal(), 0.0) + ridge)
     else:
         constant = is_rounding(normal.diagonal(), moments, source)
-    factored = factor(normal, constant, _NOISE[moments.precision])
+    factored = factor(normal, constant, NOISE[moments.precision])
     coefficients = factored.solve(cross)
     j = moments.index(target)
     if intercept:
@@ -159,10 +162,33 @@ def solve_least_squares(
     return Fit(coefficients, bias, factored)
 
 
-def check_ridge(ridge: float) -> None:
-    """Refuse a strength that is negative or no finite number."""
-    if not (np.issubdtype(type(ridge), np.number) and math.isfinite(ridge) and ridge >= 0):
+def check_ridge(ridge: Any) -> None:
+    """Refuse a strength that is none.
+
+    Raises
+    ------
+    InputError
+        If it is not a finite number of at least 0.
+    """
+    is_number = isinstance(ridge, Real) and not isinstance(ridge, bool)
+    if not (is_number and 0 <= float(ridge) < math.inf):
         raise InputError(f"ridge: {ridge!r} given, expected a finite number of at least 0")
+
+
+def _check_felt(ridge: float, moments: Moments, source: str, intercept: bool) -> None:
+    """Refuse a strength that float64 loses beside the sums of squares, or they beside it."""
+    squares = sums_of_squares(moments, source, intercept)
+    felt = squares[~is_rounding(squares, moments, source)]
+    if not ridge or not len(felt):
+        return
+    epsilon, least, whole = EPSILON["exact"], float(felt.min()), float(felt.sum())
+    if ridge < epsilon * least or epsilon * ridge > whole:
+        raise InputError(
+            f"ridge: {ridge:g} given, which in float64 "
+            f"{'changes nothing' if ridge < least else 'leaves nothing of the map'}: sums of "
+            f"squares of {source} are {least:.3g} and more per column, {whole:.3g} in all; "
+            "give a strength between or near them, or 0 for none"
+        )
 
 
 def coefficient_digits(moments: Moments, target: str, fit: Fit, intercept: bool) -> float:

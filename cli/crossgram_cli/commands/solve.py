@@ -39,12 +39,13 @@ def command(
               crossgram solve moments.safetensors -o r.safetensors --method reduced-rank --rank 64
     """
     import crossgram as cg
+    from crossgram.fitting import solve_with_path
     from crossgram.output import check_output, refuse_overlap
     from crossgram_cli.text import aligned, map_lines
 
     check_output(Path(output), overwrite=overwrite)
     refuse_overlap(Path(output), moments)
-    solved = cg.solve(cg.load_moments(moments), source, target, **options)
+    solved, path = solve_with_path(cg.load_moments(moments), source, target, **options)
     solved.save(output, overwrite=overwrite)
     certificate = solved.certificate
     assert certificate is not None
@@ -53,5 +54,6 @@ def command(
         "source": solved.source.name,
         "target": solved.target.name,
         **certificate.to_dict(),
+        "ridge_path": None if path is None else path.to_dict(),
     }
     emit(result, as_json, aligned(map_lines(solved, output)))
