@@ -56,6 +56,8 @@ class Options:
         Bytes that the run may hold above the interpreter with imports.
     threads : int, optional
         Threads; by default the processors that this process may use.
+    norms : bool
+        Keep the sums that unbiased CKA needs too; not with `maps` or `weights`.
     """
 
     names: Sequence[str] | None = None
@@ -69,6 +71,7 @@ class Options:
     join: str | None = None
     memory: int | None = None
     threads: int | None = None
+    norms: bool = False
 
     def __post_init__(self) -> None:
         choices = {
@@ -89,6 +92,12 @@ class Options:
                 raise InputError(f"{name}: {number} given, expected at least 1")
         if self.group_by != "rows" and not self.folds:
             raise InputError(f"group_by: {self.group_by!r} given without folds; say how many")
+        for name in ("maps", "weights"):
+            if self.norms and getattr(self, name) is not None:
+                raise InputError(
+                    f"norms: given with {name}, but unbiased CKA needs every block and rows of "
+                    f"weight 1; leave out the norms or the {name}"
+                )
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,7 @@ class Pass:
                 precision=self.plan.precision,
                 skip_nonfinite=self._options.on_nonfinite == "skip",
                 labels=[source.label for source in self.sources],
+                norms=self._options.norms,
             )
             for _ in range(self.plan.folds)
         ]
@@ -225,6 +235,7 @@ def prepared(
             memory=options.memory,
             threads=options.threads,
             solve=solve,
+            norms=options.norms,
         )
         assign = assigner(paired, options.folds, options.group_by) if options.folds else None
         yield Pass(plan, paired, options, _weights(options.weights, plan.rows), assign)

@@ -121,6 +121,7 @@ def make_plan(
     memory: int | None = None,
     threads: int | None = None,
     solve: Pair | None = None,
+    norms: bool = False,
 ) -> Plan:
     """Plan a pass over paired sources.
 
@@ -140,6 +141,8 @@ def make_plan(
         Segments to work on at once; by default the processors that this process may use.
     solve : Pair, optional
         The map that will be solved afterwards, whose memory counts too.
+    norms : bool
+        Whether the sums that unbiased CKA needs are kept.
 
     Raises
     ------
@@ -149,6 +152,7 @@ def make_plan(
     rows = sources[0].rows
     wanted = frozenset(pairs)
     dims = [space.dim for space in spaces]
+    kept = elements(dims, wanted) + (len(dims) * (len(dims) + sum(dims)) if norms else 0)
     segment_rows = _segment_rows(sources, rows)
     block_rows = _block_rows(sources, segment_rows)
     count = min(threads or available_threads(), -(-rows // segment_rows))
@@ -157,7 +161,7 @@ def make_plan(
     def estimate() -> dict[str, int]:
         segments = -(-rows // segment_rows)
         return _memory(
-            sources, spaces, wanted, block_rows, ring, count, folds, segments, precision, solve
+            sources, spaces, kept, block_rows, ring, count, folds, segments, precision, solve
         )
 
     # of whole tiles and one fold, smaller blocks give the same bits; of others they do not, and
@@ -234,7 +238,7 @@ def _block_rows(sources: Sequence[Source], segment_rows: int) -> int:
 def _memory(
     sources: Sequence[Source],
     spaces: Sequence[Space],
-    pairs: frozenset[Pair],
+    kept: int,
     block_rows: int,
     ring: int,
     threads: int,
@@ -251,7 +255,7 @@ def _memory(
         for s in sources
     )
     unit_rows = TILE_ROWS * max([space.dim for space in spaces if space.normalized], default=0) * 8
-    moments = 8 * folds * elements(dims, pairs)
+    moments = 8 * folds * kept
     products = 2 * moments if precision == "exact" else 5 * moments // 2
     tile_bytes = TILE_ROWS * sum(dims) * (8 if precision == "exact" else 4)
     # while the last segments are being finished, one node waits for each bit of those before
