@@ -15,7 +15,7 @@ from crossgram.moments import Moments
 from crossgram.normal_equations import Factor, factor
 from crossgram.spaces import Space
 
-__all__ = ["Fit", "solve", "solve_least_squares"]
+__all__ = ["Fit", "factor_normal", "solve", "solve_least_squares"]
 
 _EPSILON = {"exact": float(np.finfo(np.float64).eps), "fast": float(np.finfo(np.float32).eps)}
 _NOISE = {"exact": 0.0, "fast": 4 * _EPSILON["fast"]}
@@ -118,18 +118,24 @@ def solve_least_squares(
     if moments.weight == 0:
         raise InputError("solve: these moments are of no rows, or every row's weight is zero")
     normal, cross = _products(moments, source, target, intercept)
-    i = moments.index(source)
+    factored = factor_normal(moments, source, normal, ridge)
+    coefficients = factored.solve(cross)
+    mean_x, mean_y = (moments.means[moments.index(name)] for name in (source, target))
+    bias = mean_y - mean_x @ coefficients if intercept else np.zeros(len(mean_y))
+    return Fit(coefficients, bias, factored)
+
+
+def factor_normal(
+    moments: Moments, source: str, normal: NDArray[np.float64], ridge: float
+) -> Factor:
+    """Factor `normal`, the scatter of a space about its mean or 0, with the ridge added."""
     if ridge:
         constant = np.zeros(len(normal), bool)
         normal = normal.copy()
         np.fill_diagonal(normal, np.maximum(normal.diagonal(), 0.0) + ridge)
     else:
-        constant = _is_rounding(normal.diagonal(), moments, i)
-    factored = factor(normal, constant, _NOISE[moments.precision])
-    coefficients = factored.solve(cross)
-    mean_x, mean_y = moments.means[i], moments.means[moments.index(target)]
-    bias = mean_y - mean_x @ coefficients if intercept else np.zeros(len(mean_y))
-    return Fit(coefficients, bias, factored)
+        constant = _is_rounding(normal.diagonal(), moments, moments.index(source))
+    return factor(normal, constant, _NOISE[moments.precision])
 
 
 def _products(
