@@ -24,6 +24,7 @@ _COMMANDS = (
     "fit",
     "accumulate",
     "solve",
+    "compare",
     "apply",
 )
 _FAILED, _WRONG_INPUT, _INTERRUPTED = 1, 2, 130
