@@ -129,6 +129,7 @@ def _write_csv(compared: Comparison, path: Path, *, overwrite: bool) -> None:
 
 def _text(compared: Comparison) -> str:
     """Return a table of spaces and one of pairs; of long names, the pairs have the numbers."""
+    from crossgram.comparison import MEASURES
     from crossgram_cli.text import aligned, columns
 
     spaces = [
@@ -146,7 +147,11 @@ def _text(compared: Comparison) -> str:
     if max(map(len, called)) > _LONGEST_NAME:
         called = {name: number for number, name, *_ in spaces}
     pairs = [
-        [called[pair.source], called[pair.target], *map(_figure, list(asdict(pair).values())[2:])]
+        [
+            called[pair.source],
+            called[pair.target],
+            *(_figure(getattr(pair, measure)) for measure in MEASURES),
+        ]
         for pair in compared.pairs
     ]
     top = ["source", "target", "R2", "cycle", "CKA", "unbiased", "CCA", "SVCCA", "PWCCA"]
