@@ -43,6 +43,46 @@ def spaces(draw: st.DrawFn, least_rows: int = 1, dtypes: Sequence[str] = FLOATS)
 
 
 @st.composite
+def related_spaces(draw: st.DrawFn, least_rows: int = 40, most_dim: int = 6) -> list[Any]:
+    """Draw rows of two spaces with noisy directions in common, of any mean and scale."""
+    rng = np.random.default_rng(draw(seeds))
+    rows = draw(st.integers(least_rows, 120))
+    common = rng.standard_normal((rows, 3))
+    blocks = []
+    for _ in range(2):
+        dim = draw(st.integers(1, most_dim))
+        own = rng.standard_normal((rows, dim))
+        block = common @ rng.standard_normal((3, dim)) + draw(st.sampled_from([0.3, 3.0])) * own
+        blocks.append(draw(st.sampled_from([1e-3, 1.0, 50.0])) * (block + 3))
+    return blocks
+
+
+def centred(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """Return rows minus their mean, float64."""
+    values = rows.astype(np.float64)
+    return np.asarray(values - values.mean(axis=0))
+
+
+def orthogonal(rng: np.random.Generator, dim: int) -> NDArray[np.float64]:
+    """Return a random orthogonal matrix."""
+    return np.linalg.qr(rng.standard_normal((dim, dim)))[0]
+
+
+def gram_error(*spaces: NDArray[Any]) -> float:
+    """Return how far products of whitened columns may be off when they come from Gram matrices.
+
+    Entries of the scatter of unit columns carry 16 ε (sums of products), which whitening
+    multiplies by the square of each space's condition number, once per column.
+    """
+    allowed = 0.0
+    for rows in spaces:
+        columns = centred(rows)
+        condition = np.linalg.cond(columns / np.linalg.norm(columns, axis=0))
+        allowed += 16 * EPSILON * columns.shape[1] * float(condition) ** 2
+    return allowed
+
+
+@st.composite
 def splits(draw: st.DrawFn, rows: int) -> list[slice]:
     """Draw consecutive runs that cover the rows, some of them empty."""
     cuts = sorted(draw(st.lists(st.integers(0, rows), max_size=6)))
@@ -91,9 +131,12 @@ def moments_of(
     blocks: Sequence[NDArray[Any]],
     weights: ArrayLike | None = None,
     maps: Sequence[tuple[str, str]] | None = None,
+    *,
+    norms: bool = False,
 ) -> Moments:
     """Return the moments of rows that were added all at once."""
-    moments = Moments(dict(zip(NAMES, (block.shape[1] for block in blocks), strict=False)), maps)
+    dims = dict(zip(NAMES, (block.shape[1] for block in blocks), strict=False))
+    moments = Moments(dims, maps, norms=norms)
     moments.update(*blocks, weights=weights)
     return moments
 
@@ -142,6 +185,10 @@ def assert_same_bits(found: Moments, expected: Moments) -> None:
     assert (found.spaces, found.pairs) == (expected.spaces, expected.pairs)
     assert (found.rows, found.weight) == (expected.rows, expected.weight)
     assert (found.skipped, found.precision) == (expected.skipped, expected.precision)
+    norms = [{} if m.norms is None else m.norms.to_parts() for m in (found, expected)]
+    assert norms[0].keys() == norms[1].keys()
+    for name, sums in norms[0].items():
+        np.testing.assert_array_equal(sums, norms[1][name])
     for i in range(len(expected.spaces)):
         np.testing.assert_array_equal(found.means[i], expected.means[i])
         np.testing.assert_array_equal(found.squares[i], expected.squares[i])

@@ -88,11 +88,11 @@ def assert_refits(problem: Regression, *, intercept: bool) -> None:
         assert found == pytest.approx(expected, abs=share * (1 + abs(expected)))
 
 
-@pytest.mark.parametrize("intercept", [True, False])
 def _solver(intercept: bool, ridge: float) -> Solver:
     return partial(solve_least_squares, intercept=intercept, ridge=ridge)
 
 
+@pytest.mark.parametrize("intercept", [True, False])
 class TestCrossValidatedR2:
     """R² of each strength is what a refit on the rows of each training set gives."""
 

@@ -25,6 +25,7 @@ _COMMANDS = (
     "accumulate",
     "solve",
     "heads",
+    "compare",
     "apply",
 )
 _FAILED, _WRONG_INPUT, _INTERRUPTED = 1, 2, 130

@@ -14,6 +14,7 @@ __all__ = [
     "normalize_only_option",
     "output_option",
     "pass_options",
+    "row_options",
     "solve_options",
 ]
 
@@ -54,7 +55,7 @@ def _apply(command: _Command, options: list[Callable[[_Command], _Command]]) -> 
 def pass_options(command: _Command) -> _Command:
     """Add what says how rows are paired, read and accumulated: `crossgram.accumulation.Options`."""
     return _apply(
-        command,
+        row_options(command),
         [
             click.option(
                 "--folds",
@@ -69,6 +70,15 @@ def pass_options(command: _Command) -> _Command:
                 help="Folds of contiguous rows, by hash of the id, or by label, so that all "
                 "images of a person are in one fold.",
             ),
+        ],
+    )
+
+
+def row_options(command: _Command) -> _Command:
+    """Add `pass_options` but those that say which folds rows fall into."""
+    return _apply(
+        command,
+        [
             click.option(
                 "--normalize", is_flag=True, help="Divide every row by its Euclidean length."
             ),

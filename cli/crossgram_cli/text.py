@@ -9,13 +9,25 @@ if TYPE_CHECKING:
     from crossgram.certificate import Certificate
     from crossgram.linear_map import LinearMap
 
-__all__ = ["aligned", "certificate_lines", "flattened", "map_lines", "size"]
+__all__ = ["aligned", "certificate_lines", "columns", "flattened", "map_lines", "size"]
 
 
 def aligned(rows: Sequence[tuple[str, str]]) -> str:
     """Return names and values in two columns."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def columns(rows: Sequence[Sequence[str]], *, text: int) -> str:
+    """Return a table: the first `text` columns to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if k < text else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
 
 
 def size(count: float) -> str:

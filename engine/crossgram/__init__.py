@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crossgram.accumulation import accumulate as accumulate
     from crossgram.certificate import Certificate as Certificate
+    from crossgram.comparison import Comparison as Comparison
+    from crossgram.comparison import compare as compare
     from crossgram.errors import CorruptDataError as CorruptDataError
     from crossgram.errors import CrossgramError as CrossgramError
     from crossgram.errors import InputError as InputError
@@ -59,6 +61,8 @@ __version__ = "0.1.0"
 _HOME = {
     "accumulate": "accumulation",
     "Certificate": "certificate",
+    "Comparison": "comparison",
+    "compare": "comparison",
     "CorruptDataError": "errors",
     "CrossgramError": "errors",
     "InputError": "errors",

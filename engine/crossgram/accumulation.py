@@ -58,6 +58,8 @@ class Options:
         Bytes that the run may hold above the interpreter with imports.
     threads : int, optional
         Threads; by default the processors that this process may use.
+    norms : bool
+        Keep the sums that unbiased CKA needs too; not with `maps` or `weights`.
     """
 
     names: Sequence[str] | None = None
@@ -71,6 +73,7 @@ class Options:
     join: str | None = None
     memory: int | None = None
     threads: int | None = None
+    norms: bool = False
 
     def __post_init__(self) -> None:
         choices = {
@@ -91,6 +94,12 @@ class Options:
                 raise InputError(f"{name}: {number} given, expected at least 1")
         if self.group_by != "rows" and not self.folds:
             raise InputError(f"group_by: {self.group_by!r} given without folds; say how many")
+        for name in ("maps", "weights"):
+            if self.norms and getattr(self, name) is not None:
+                raise InputError(
+                    f"norms: given with {name}, but unbiased CKA needs every block and rows of "
+                    f"weight 1; leave out the norms or the {name}"
+                )
 
 
 @dataclass(frozen=True)
@@ -161,6 +170,7 @@ class Pass:
                 skip_nonfinite=self._options.on_nonfinite == "skip",
                 labels=[source.label for source in self.sources],
                 workspace=workspace,
+                norms=self._options.norms,
             )
             for _ in range(plan.folds)
         ]
@@ -261,6 +271,7 @@ def _plan(
         memory=options.memory,
         threads=options.threads,
         joining=0 if options.join is None else joining_bytes(sources),
+        norms=options.norms,
         solve=solve,
     )
 

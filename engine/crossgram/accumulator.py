@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
 from crossgram.kernels import numpy as kernels
 from crossgram.moments import Moments, two_sum
+from crossgram.norm_moments import NormMoments
 from crossgram.spaces import Pair, Space
 
 __all__ = ["RUN_ROWS", "TILE_ROWS", "Accumulator", "Workspace"]
@@ -81,6 +82,8 @@ class Accumulator:
         What messages call the spaces' data; by default the spaces' names.
     workspace : Workspace, optional
         Of the same spaces, pairs and precision; by default one of its own.
+    norms : bool
+        Keep the sums that unbiased CKA needs too; of every block and rows of weight 1 only.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Accumulator:
         skip_nonfinite: bool = False,
         labels: Sequence[str] | None = None,
         workspace: Workspace | None = None,
+        norms: bool = False,
     ) -> None:
         self._spaces = tuple(spaces)
         self._precision = precision
@@ -106,6 +110,7 @@ class Accumulator:
             (i, j): kernels.allocate((dims[i], dims[j]), np.float64) for i, j in sorted(pairs)
         }
         self._work = workspace or Workspace.allocate(self._spaces, self._blocks, precision)
+        self._norms = NormMoments.zeros(dims) if norms else None
         self._rows = self._skipped = 0
         self._weight = 0.0
         self._earlier: Moments | None = None
@@ -136,6 +141,11 @@ class Accumulator:
             At the first row that holds NaN or infinity, unless they are to be skipped.
         """
         rows = self._check(blocks)
+        if weights is not None and self._norms is not None:
+            raise InputError(
+                "weights: norms are kept of rows of weight 1 only, for unbiased CKA; leave out the "
+                "weights or the norms"
+            )
         checked = None if weights is None else _check_weights(weights, rows)
         numbers = row_numbers or [np.arange(rows)] * len(self._spaces)
         for start in range(0, rows, TILE_ROWS):
@@ -173,6 +183,7 @@ class Accumulator:
             blocks,
             self._skipped,
             self._precision,
+            self._centred_norms(squares, blocks),
         )
         self._refuse_underflow()
         self._reset()
@@ -207,11 +218,23 @@ class Accumulator:
                     "underflow float64; multiply the rows by a constant first"
                 )
 
+    def _centred_norms(
+        self, squares: list[NDArray[np.float64]], blocks: dict[Pair, NDArray[np.float64]]
+    ) -> NormMoments | None:
+        if self._norms is None:
+            return None
+        offsets = [sums / max(self._weight, 1.0) for sums in self._sums]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._norms.centred(offsets, self._weight, squares, blocks)
+
     def _reset(self) -> None:
         self._rows = self._skipped = 0
         self._weight = 0.0
         for array in (*self._sums, *self._squares, *self._blocks.values()):
             array.fill(0.0)
+        if self._norms is not None:
+            for array in (self._norms.fourth, *self._norms.third):
+                array.fill(0.0)
 
     def _add_tile(
         self,
@@ -246,6 +269,8 @@ class Accumulator:
                 kernels.add_gram(tiles[i], block, self._work.scratch[i, i])
             else:
                 kernels.add_cross(tiles[i], tiles[j], block, self._work.scratch[i, j])
+        if self._norms is not None:
+            kernels.add_norms(tiles, self._norms.fourth, self._norms.third)
         self._rows += rows if weights is None else int(np.count_nonzero(weights))
         self._weight += weight
 

@@ -87,7 +87,7 @@ class FoldedMoments:
             prefix = f"fold.{k}."
             own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
             folds.append(Moments.from_parts(own, fold_facts, str(path)))
-        if any((f.spaces, f.pairs) != (folds[0].spaces, folds[0].pairs) for f in folds):
+        if len({(f.spaces, f.pairs, f.norms is None) for f in folds}) > 1:
             raise CorruptDataError(f"{path}: its folds are of different spaces; accumulate again")
         return cls(tuple(folds), by)
 

@@ -131,6 +131,7 @@ def _of_moments(moments: Moments) -> dict[str, Any]:
         "weight": moments.weight,
         "skipped": moments.skipped,
         "precision": moments.precision,
+        "norms": moments.norms is not None,
     }
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "check_ridge",
     "coefficient_digits",
     "digit_notes",
+    "factor_normal",
     "rank_is_known",
     "row_notes",
     "solve",
@@ -145,21 +146,27 @@ def solve_least_squares(
     """Solve as `solve` does, without the certificate."""
     check_ridge(ridge)
     normal, cross = products(moments, source, target, intercept)
-    i = moments.index(source)
+    factored = factor_normal(moments, source, normal, ridge)
+    coefficients = factored.solve(cross)
+    i, j = moments.index(source), moments.index(target)
+    if intercept:
+        coefficients[:, is_rounding(moments.squares[j], moments, target)] = 0.0
+    mean_x, mean_y = moments.means[i], moments.means[j]
+    bias = mean_y - mean_x @ coefficients if intercept else np.zeros(len(mean_y))
+    return Fit(coefficients, bias, factored)
+
+
+def factor_normal(
+    moments: Moments, source: str, normal: NDArray[np.float64], ridge: float
+) -> Factor:
+    """Factor `normal`, the scatter of a space about its mean or 0, with the ridge added."""
     if ridge:
         constant = np.zeros(len(normal), bool)
         normal = normal.copy()
         np.fill_diagonal(normal, np.maximum(normal.diagonal(), 0.0) + ridge)
     else:
         constant = is_rounding(normal.diagonal(), moments, source)
-    factored = factor(normal, constant, NOISE[moments.precision])
-    coefficients = factored.solve(cross)
-    j = moments.index(target)
-    if intercept:
-        coefficients[:, is_rounding(moments.squares[j], moments, target)] = 0.0
-    mean_x, mean_y = moments.means[i], moments.means[j]
-    bias = mean_y - mean_x @ coefficients if intercept else np.zeros(len(mean_y))
-    return Fit(coefficients, bias, factored)
+    return factor(normal, constant, NOISE[moments.precision])
 
 
 def check_ridge(ridge: Any) -> None:

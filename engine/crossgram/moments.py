@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crossgram.errors import CorruptDataError, InputError, WidthMismatchError
+from crossgram.norm_moments import NormMoments
 from crossgram.spaces import Pair, Space, all_pairs, map_pairs
 from crossgram.tensor_file import read_tensors, write_tensors
 
@@ -35,6 +36,8 @@ class Moments:
         The spaces, in the order in which blocks of rows will be given.
     maps : iterable of (source, target) names, optional
         Keep only the blocks that these maps need; by default every block is kept.
+    norms : bool
+        Keep the sums that unbiased CKA needs too; of every block and rows of weight 1 only.
 
     Attributes
     ----------
@@ -55,6 +58,8 @@ class Moments:
         Rows that were left out because they were not finite.
     precision : {"exact", "fast"}
         Arithmetic of the products.
+    norms : NormMoments or None
+        Third and fourth sums about the means, if they are kept.
 
     Notes
     -----
@@ -78,16 +83,20 @@ class Moments:
         self,
         spaces: Mapping[str, int] | Sequence[Space],
         maps: Iterable[tuple[str, str]] | None = None,
+        *,
+        norms: bool = False,
     ) -> None:
         if isinstance(spaces, Mapping):
             spaces = [Space(name, dim) for name, dim in spaces.items()]
+        if norms and maps is not None:
+            raise InputError("norms: they need every block, and maps say which to keep; give one")
         self.spaces = tuple(spaces)
         if not all(isinstance(space, Space) for space in self.spaces):
             raise InputError(f"moments: {spaces!r} given, expected spaces, or widths by name")
         pairs = all_pairs(len(spaces)) if maps is None else map_pairs(spaces, maps)
-        self._clear(pairs)
+        self._clear(pairs, norms)
 
-    def _clear(self, pairs: Iterable[Pair]) -> None:
+    def _clear(self, pairs: Iterable[Pair], norms: bool) -> None:
         dims = [space.dim for space in self.spaces]
         self.rows = 0
         self.weight = 0.0
@@ -99,6 +108,7 @@ class Moments:
         self.blocks: dict[Pair, NDArray[np.float64]] = {
             (i, j): np.zeros((dims[i], dims[j])) for i, j in sorted(pairs)
         }
+        self.norms = NormMoments.zeros(dims) if norms else None
 
     @classmethod
     def of_arrays(
@@ -112,6 +122,7 @@ class Moments:
         blocks: dict[Pair, NDArray[np.float64]],
         skipped: int = 0,
         precision: str = "exact",
+        norms: NormMoments | None = None,
     ) -> Moments:
         """Put moments together from arrays that were computed elsewhere; they are not copied."""
         moments = cls.__new__(cls)
@@ -119,7 +130,7 @@ class Moments:
         moments.rows, moments.weight, moments.skipped = rows, weight, skipped
         moments.means, moments.mean_tails = means, mean_tails
         moments.squares, moments.blocks = squares, blocks
-        moments.precision = precision
+        moments.precision, moments.norms = precision, norms
         return moments
 
     @property
@@ -177,7 +188,7 @@ class Moments:
         """
         from crossgram.accumulator import Accumulator
 
-        accumulator = Accumulator(self.spaces, self.pairs)
+        accumulator = Accumulator(self.spaces, self.pairs, norms=self.norms is not None)
         accumulator.add([np.asarray(block) for block in rows], weights=weights)
         self.absorb(accumulator.moments())
 
@@ -205,8 +216,9 @@ class Moments:
             factor = self.weight * other.weight / weight
             squares = self._combined_squares(other, 1.0, deltas, factor)
             _check_finite("merge", self.spaces, squares)
+            norms = self._combined_norms(other, 1.0, deltas, weight)
             self._combine_blocks(other, 1.0, deltas, factor)
-        self.squares = squares
+        self.squares, self.norms = squares, norms
         self._move_means(deltas, other.weight / weight)
         self._count(other, 1)
         self.weight = weight
@@ -220,6 +232,7 @@ class Moments:
             Naming the space; the message begins with `doing`.
         """
         _check_finite(doing, self.spaces, self.squares)
+        _check_norms(doing, self.norms)
 
     def subtract(self, other: Moments) -> Moments:
         """Return the moments of the rows of `self` that are not in `other`; `self - other`.
@@ -252,6 +265,7 @@ class Moments:
         deltas = self._deltas(other)
         factor = -self.weight * other.weight / weight
         rest.squares = rest._combined_squares(other, -1.0, deltas, factor)
+        rest.norms = self._combined_norms(other, -1.0, deltas, weight)
         rest._combine_blocks(other, -1.0, deltas, factor)
         rest._move_means(deltas, other.weight / weight)
         rest._count(other, -1)
@@ -286,13 +300,14 @@ class Moments:
             {pair: block.copy() for pair, block in self.blocks.items()},
             self.skipped,
             self.precision,
+            None if self.norms is None else self.norms.copy(),
         )
 
     def empty_like(self) -> Moments:
         """Return the identity of merging: the moments of no rows, same spaces and blocks."""
         empty = Moments.__new__(Moments)
         empty.spaces = self.spaces
-        empty._clear(self.pairs)
+        empty._clear(self.pairs, self.norms is not None)
         return empty
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
@@ -326,6 +341,8 @@ class Moments:
         tensors |= {f"mean_tail.{i}": tail for i, tail in enumerate(self.mean_tails)}
         tensors |= {f"squares.{i}": squares for i, squares in enumerate(self.squares)}
         tensors |= {f"scatter.{i}.{j}": block for (i, j), block in self.blocks.items()}
+        if self.norms is not None:
+            tensors |= self.norms.to_parts()
         facts = {
             "spaces": [asdict(space) for space in self.spaces],
             "rows": self.rows,
@@ -359,6 +376,7 @@ class Moments:
                 {(i, j): tensors[f"scatter.{i}.{j}"] for i, j in pairs},
                 facts["skipped"],
                 facts["precision"],
+                NormMoments.from_parts(tensors, [space.dim for space in spaces]),
             )
             moments._check_parts()
         except (
@@ -399,6 +417,23 @@ class Moments:
             for mine, theirs, delta in zip(self.squares, other.squares, deltas, strict=True)
         ]
 
+    def _combined_norms(
+        self, other: Moments, sign: float, deltas: list[NDArray[np.float64]], weight: float
+    ) -> NormMoments | None:
+        """Add or subtract the norms about the mean of the rows of `weight` that result."""
+        if self.norms is None or other.norms is None:
+            return None
+        if self.weight == 0:
+            return other.norms.copy()
+        mine, theirs = -other.weight / weight, sign * self.weight / weight
+        moved = [
+            norms.moved([share * d for d in deltas], part.weight, part.squares, part.blocks)
+            for norms, part, share in ((self.norms, self, mine), (other.norms, other, theirs))
+        ]
+        norms = moved[0].plus(moved[1], sign)
+        _check_norms("merge" if sign > 0 else "subtract", norms)
+        return norms
+
     def _combine_blocks(
         self, other: Moments, sign: float, deltas: list[NDArray[np.float64]], factor: float
     ) -> None:
@@ -430,6 +465,11 @@ class Moments:
                 f"{verb}: different blocks were kept: {sorted(self.pairs)} and "
                 f"{sorted(other.pairs)}; accumulate both with the same --map"
             )
+        if (self.norms is None) != (other.norms is None):
+            raise InputError(
+                f"{verb}: only one of the moments has norms; accumulate both with --norms, or both "
+                "without"
+            )
 
     def _check_parts(self) -> None:
         dims = [space.dim for space in self.spaces]
@@ -452,6 +492,12 @@ class Moments:
                 raise ValueError("an array holds NaN or infinity")
         if any((squares < 0).any() for squares in self.squares):
             raise ValueError("a sum of squares is negative")
+        self._check_norms_apply()
+
+    def _check_norms_apply(self) -> None:
+        whole = self.pairs == all_pairs(len(self.spaces)) and self.weight == self.rows
+        if self.norms is not None and not whole:
+            raise ValueError("norms of weighted rows, or of some blocks only")
 
 
 def two_sum(
@@ -472,6 +518,14 @@ def _check_finite(
                 f"{doing}: the sums of squares of {space.name} overflow float64; every value is "
                 "finite but too large, divide the rows by a constant first"
             )
+
+
+def _check_norms(doing: str, norms: NormMoments | None) -> None:
+    if norms is not None and not norms.is_finite():
+        raise InputError(
+            f"{doing}: fourth powers of the rows overflow float64; leave the norms out, or divide "
+            "the rows by a constant first"
+        )
 
 
 def _pair(name: str) -> Pair:

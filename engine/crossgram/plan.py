@@ -121,6 +121,7 @@ def make_plan(
     threads: int | None = None,
     joining: int = 0,
     solve: Pair | None = None,
+    norms: bool = False,
 ) -> Plan:
     """Plan a pass over paired sources.
 
@@ -142,6 +143,8 @@ def make_plan(
         Bytes that were held before the pass, to pair its rows.
     solve : Pair, optional
         The map that will be solved afterwards, whose memory counts too.
+    norms : bool
+        Whether the sums that unbiased CKA needs are kept.
 
     Raises
     ------
@@ -151,6 +154,7 @@ def make_plan(
     rows = sources[0].rows
     wanted = frozenset(pairs)
     dims = [space.dim for space in spaces]
+    kept = elements(dims, wanted) + (len(dims) * (len(dims) + sum(dims)) if norms else 0)
     segment_rows = _segment_rows(sources, rows)
     block_rows = _block_rows(sources, segment_rows)
     count = min(threads or available_threads(), -(-rows // segment_rows))
@@ -158,7 +162,7 @@ def make_plan(
 
     def estimate() -> dict[str, int]:
         terms = _streaming(
-            sources, spaces, wanted, segment_rows, block_rows, ring, count, folds, precision
+            sources, spaces, kept, segment_rows, block_rows, ring, count, folds, precision
         )
         held = sum(terms.values())
         terms["solving"] = max(0, _solving(dims, wanted, folds, solve) - held)
@@ -242,7 +246,7 @@ def _block_rows(sources: Sequence[Source], segment_rows: int) -> int:
 def _streaming(
     sources: Sequence[Source],
     spaces: Sequence[Space],
-    pairs: frozenset[Pair],
+    kept: int,
     segment_rows: int,
     block_rows: int,
     ring: int,
@@ -261,13 +265,12 @@ def _streaming(
         for s in sources
     )
     unit_rows = TILE_ROWS * max([space.dim for space in spaces if space.normalized], default=0) * 8
-    numbers = elements(dims, pairs)
-    moments = 8 * folds * numbers
+    moments = 8 * folds * kept
     # the sums, their corrected copy, and that of earlier runs of a long segment
     sets = 3 if segment_rows > RUN_ROWS else 2
     tile_bytes = TILE_ROWS * sum(dims) * 8
     if precision == "fast":
-        tile_bytes = tile_bytes // 2 + 4 * numbers
+        tile_bytes = tile_bytes // 2 + 4 * kept
     # while the last segments are being finished, one node waits for each bit of those before
     waiting = (-(-sources[0].rows // segment_rows) - threads + 1).bit_length() - 1
     return {

@@ -36,6 +36,12 @@ __all__ = ["command"]
     metavar="NAME",
     help="Divide only this space's rows by their lengths; repeatable.",
 )
+@click.option(
+    "--norms",
+    is_flag=True,
+    help="Keep sums of the rows' lengths too, from which `crossgram compare` gives unbiased CKA; "
+    "not with --map or --weights.",
+)
 @overwrite_option
 @computes
 def command(

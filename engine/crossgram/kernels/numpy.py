@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ __all__ = [
     "NAME",
     "add_cross",
     "add_gram",
+    "add_norms",
     "add_squares",
     "allocate",
     "centre",
@@ -84,3 +86,23 @@ def add_cross(
 def add_squares(z: NDArray[Any], out: NDArray[np.float64]) -> None:
     """Add the sums of squares of the columns of `z` to `out` (p,)."""
     out += np.einsum("ij,ij->j", z, z)
+
+
+def add_norms(
+    tiles: Sequence[NDArray[Any]],
+    fourth: NDArray[np.float64],
+    third: Sequence[NDArray[np.float64]],
+) -> None:
+    """Add the sums Σ a_i a_j to `fourth` (K, K) and Σ a_i z_j to `third` (K, dim) of each space.
+
+    a_i is the squared length of a row of tile i; float32 rows are widened, a few at a time.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, len(tiles[0]), _CACHED_ROWS):
+            rows = [
+                tile[start : start + _CACHED_ROWS].astype(np.float64, copy=False) for tile in tiles
+            ]
+            lengths = np.stack([np.einsum("ij,ij->i", z, z) for z in rows])
+            fourth += lengths @ lengths.T
+            for sums, z in zip(third, rows, strict=True):
+                sums += lengths @ z
