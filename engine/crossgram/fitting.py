@@ -137,14 +137,18 @@ def fit_with_report(
     ridge: float = 0.0,
     normalize: bool | str = False,
     progress: ProgressCallback = ignore,
+    record: bool = False,
     **options: Any,
 ) -> FitReport:
-    """Fit as `fit` does, and report the run that made the map."""
+    """Fit as `fit` does, and report the run that made the map.
+
+    With `record`, the moments of the report have a history, as those of `accumulate` do.
+    """
     memory = PeakMemory()
     started = time.perf_counter()
     spaces, settled = _settle(x, y, normalize, options)
     with prepared(spaces, settled, solve=(0, 1)) as ready:
-        moments = ready.run(progress)
+        moments = ready.run(progress, record=record)
         source, target = (space.name for space in ready.plan.spaces)
         solved = solve(moments, source, target, intercept=intercept, ridge=ridge)
         return FitReport(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.errors import CorruptDataError, InputError
+from crossgram.history import History, from_facts, subtracted
 from crossgram.moments import Moments
 from crossgram.source import Source
 from crossgram.tensor_file import kind_of, read_tensors, write_tensors
 
-__all__ = ["FOLD_BY", "Assign", "FoldedMoments", "assigner", "load_moments"]
+__all__ = [
+    "FOLD_BY",
+    "Assign",
+    "FoldedMoments",
+    "assigner",
+    "assigner_to",
+    "load_moments",
+    "with_history",
+]
 
 FOLD_BY = ("rows", "ids", "labels")
 """Contiguous runs of rows; by hash of the id; by hash of the label, so that all images of a
@@ -40,10 +50,13 @@ class FoldedMoments:
         into some.
     by : {"rows", "ids", "labels"}
         How rows were assigned.
+    history : tuple of Operation
+        What the rows of all folds were read from, as far as it was recorded.
     """
 
     folds: tuple[Moments, ...]
     by: str
+    history: History = ()
 
     @property
     def with_rows(self) -> list[int]:
@@ -52,7 +65,43 @@ class FoldedMoments:
 
     def total(self) -> Moments:
         """Return the moments of all rows."""
-        return reduce(Moments.merge, self.folds)
+        whole = reduce(Moments.merge, self.folds)
+        whole.history = self.history
+        return whole
+
+    def merge(self, other: FoldedMoments) -> FoldedMoments:
+        """Return the moments of both sets of rows, fold by fold.
+
+        Raises
+        ------
+        InputError
+            If the folds are not as many, or rows were assigned to them in another way.
+        """
+        self._check_same(other, "merge")
+        folds = tuple(a.merge(b) for a, b in zip(self.folds, other.folds, strict=True))
+        return replace(self, folds=folds, history=self.history + other.history)
+
+    def subtract(self, other: FoldedMoments) -> FoldedMoments:
+        """Return the moments of the rows that are not in `other`, fold by fold.
+
+        Raises
+        ------
+        InputError
+            If `other` has other folds, or rows that cannot have been in these.
+        """
+        self._check_same(other, "subtract")
+        folds = tuple(a.subtract(b) for a, b in zip(self.folds, other.folds, strict=True))
+        rows = sum(fold.rows + fold.skipped for fold in other.folds)
+        history = subtracted(self.history, other.history, rows)
+        return replace(self, folds=folds, history=history)
+
+    def _check_same(self, other: FoldedMoments, verb: str) -> None:
+        mine, theirs = (f"{len(each.folds)} folds by {each.by}" for each in (self, other))
+        if mine != theirs:
+            raise InputError(
+                f"{verb}: moments in {mine} and in {theirs}; accumulate both with the same "
+                "--folds and --group-by"
+            )
 
     def without(self, index: int) -> Moments:
         """Return the moments of all rows but those of one fold, merged anew, not subtracted."""
@@ -67,9 +116,9 @@ class FoldedMoments:
             fold_tensors, fold_facts = fold.to_parts()
             tensors |= {f"fold.{k}.{name}": tensor for name, tensor in fold_tensors.items()}
             facts.append(fold_facts)
-        write_tensors(
-            Path(path), _KIND, tensors, {"by": self.by, "folds": facts}, overwrite=overwrite
-        )
+        history = [operation.to_dict() for operation in self.history]
+        document = {"by": self.by, "folds": facts, "history": history}
+        write_tensors(Path(path), _KIND, tensors, document, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | Path) -> FoldedMoments:
@@ -96,7 +145,13 @@ class FoldedMoments:
             folds.append(Moments.from_parts(own, fold_facts, str(path)))
         if any((f.spaces, f.pairs) != (folds[0].spaces, folds[0].pairs) for f in folds):
             raise CorruptDataError(f"{path}: its folds are of different spaces; accumulate again")
-        return cls(tuple(folds), by)
+        try:
+            history = from_facts(facts)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CorruptDataError(
+                f"{path}: its history cannot be read ({error}); accumulate again"
+            ) from error
+        return cls(tuple(folds), by, history)
 
 
 def load_moments(path: str | Path) -> Moments | FoldedMoments:
@@ -109,6 +164,15 @@ def load_moments(path: str | Path) -> Moments | FoldedMoments:
     """
     kind = FoldedMoments if kind_of(Path(path)) == _KIND else Moments
     return kind.load(path)
+
+
+def with_history(moments: Moments | FoldedMoments, history: History) -> Moments | FoldedMoments:
+    """Return the same moments with another history; they share their arrays."""
+    if isinstance(moments, FoldedMoments):
+        return replace(moments, history=history)
+    other = copy.copy(moments)
+    other.history = history
+    return other
 
 
 def assigner(sources: Sequence[Source], folds: int, by: str) -> Assign:
@@ -133,7 +197,35 @@ def assigner(sources: Sequence[Source], folds: int, by: str) -> Assign:
         raise InputError(f"group-by: {by!r} given, expected one of {', '.join(FOLD_BY)}")
     if not 2 <= folds <= rows:
         raise InputError(f"folds: {folds} given, expected from 2 to the number of rows ({rows})")
+    return assigner_to(sources, folds, by)
+
+
+def assigner_to(
+    sources: Sequence[Source],
+    folds: int,
+    by: str,
+    *,
+    positions: tuple[NDArray[np.int64], int] | None = None,
+) -> Assign:
+    """Return what `assigner` does for folds that exist: there may be fewer rows than folds.
+
+    Parameters
+    ----------
+    sources, folds, by
+        As for `assigner`.
+    positions : (ndarray of int, int), optional
+        Of sources that are some of the rows of others: which, and of how many.
+
+    Raises
+    ------
+    InputError
+        If no source has the ids or labels asked for.
+    """
+    if by == "rows" and positions is not None:
+        picked, total = positions
+        return lambda start, stop: picked[start:stop] * folds // total
     if by == "rows":
+        rows = sources[0].rows
         return lambda start, stop: np.arange(start, stop) * folds // rows
     columns = [getattr(source, by) for source in sources]
     column = next((column for column in columns if column is not None), None)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crossgram.errors import CorruptDataError, InputError, WidthMismatchError
+from crossgram.history import History, from_facts, subtracted
 from crossgram.spaces import Pair, Space, all_pairs, map_pairs
 from crossgram.tensor_file import read_tensors, write_tensors
 
@@ -20,6 +21,9 @@ __all__ = ["Moments"]
 _KIND = "moments"
 _STRIP = 256
 _SAME_WEIGHT = 1e-12
+_NEGATIVE = {"exact": 1e-9, "fast": 1e-4}
+"""A variance below zero by no more than this, relative to before, is rounding: that of `fast` is
+up to one part in 2^24 for each of a tile's 1,024 rows."""
 
 
 class Moments:
@@ -52,6 +56,8 @@ class Moments:
         Rows that were left out because they were not finite.
     precision : {"exact", "fast"}
         Arithmetic of the products.
+    history : tuple of Operation
+        What the rows were read from, as far as it was recorded.
 
     Notes
     -----
@@ -88,6 +94,7 @@ class Moments:
         self.weight = 0.0
         self.skipped = 0
         self.precision = "exact"
+        self.history: History = ()
         self.means: list[NDArray[np.float64]] = [np.zeros(dim) for dim in dims]
         self.squares: list[NDArray[np.float64]] = [np.zeros(dim) for dim in dims]
         self.blocks: dict[Pair, NDArray[np.float64]] = {
@@ -112,6 +119,7 @@ class Moments:
         moments.rows, moments.weight, moments.skipped = rows, weight, skipped
         moments.means, moments.squares, moments.blocks = means, squares, blocks
         moments.precision = precision
+        moments.history = ()
         return moments
 
     @property
@@ -228,14 +236,20 @@ class Moments:
         self._check_same(other, "subtract")
         weight, rounding = self.weight - other.weight, _SAME_WEIGHT * self.weight
         everything = other.rows == self.rows
-        if other.rows > self.rows or weight < -rounding or (everything and weight > rounding):
+        if (
+            other.rows > self.rows
+            or other.skipped > self.skipped
+            or weight < -rounding
+            or (everything and weight > rounding)
+        ):
             raise InputError(
-                f"subtract: moments of {other.rows} rows (weight {other.weight:g}) from moments "
-                f"of {self.rows} rows (weight {self.weight:g}); they cannot be among them"
+                f"subtract: moments of {_counted(other)} from moments of {_counted(self)}; they "
+                "cannot be among them"
             )
         if weight <= rounding:
             rest = self.empty_like()
-            rest.rows = self.rows - other.rows
+            rest.rows, rest.skipped, rest.history = self.rows, self.skipped, self.history
+            rest._count(other, -1)
             return rest
         if other.weight == 0:
             rest = self.copy()
@@ -251,7 +265,7 @@ class Moments:
         rest._count(other, -1)
         rest.weight = weight
         if any(
-            (after < -1e-9 * before).any()
+            (after < -_NEGATIVE[self.precision] * before).any()
             for after, before in zip(rest.squares, self.squares, strict=True)
         ):
             raise InputError(
@@ -270,7 +284,7 @@ class Moments:
 
     def copy(self) -> Moments:
         """Return moments that share no memory with these."""
-        return Moments.of_arrays(
+        copied = Moments.of_arrays(
             self.spaces,
             self.rows,
             self.weight,
@@ -280,6 +294,8 @@ class Moments:
             self.skipped,
             self.precision,
         )
+        copied.history = self.history
+        return copied
 
     def empty_like(self) -> Moments:
         """Return the identity of merging: the moments of no rows, same spaces and blocks."""
@@ -324,6 +340,7 @@ class Moments:
             "weight": self.weight,
             "skipped": self.skipped,
             "precision": self.precision,
+            "history": [operation.to_dict() for operation in self.history],
         }
         return tensors, facts
 
@@ -351,6 +368,7 @@ class Moments:
                 facts["skipped"],
                 facts["precision"],
             )
+            moments.history = from_facts(facts)
             moments._check_parts()
         except (
             AttributeError,
@@ -397,6 +415,10 @@ class Moments:
         self.skipped += sign * other.skipped
         if other.rows and other.precision == "fast":
             self.precision = "fast"
+        if sign > 0:
+            self.history += other.history
+        else:
+            self.history = subtracted(self.history, other.history, other.rows + other.skipped)
 
     def _check_same(self, other: Moments, verb: str) -> None:
         if self.spaces != other.spaces:
@@ -442,6 +464,11 @@ def _check_finite(
                 f"{doing}: the sums of squares of {space.name} overflow float64; every value is "
                 "finite but too large, divide the rows by a constant first"
             )
+
+
+def _counted(moments: Moments) -> str:
+    skipped = f", {moments.skipped} left out" if moments.skipped else ""
+    return f"{moments.rows} rows (weight {moments.weight:g}{skipped})"
 
 
 def _pair(name: str) -> Pair:

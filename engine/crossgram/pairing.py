@@ -18,9 +18,10 @@ from crossgram.errors import PairingError
 from crossgram.source import Source, raw_reader
 from crossgram.store import Column
 
-__all__ = ["check_counts", "check_ids", "joined"]
+__all__ = ["at_rows", "check_counts", "check_ids", "joined"]
 
 _COLUMN_ROWS = 65_536
+_LEAST_SPAN = 256
 _BLOCK_BYTES = 16 << 20
 _PARTITION_ROWS = 262_144
 _MOST_PARTITIONS = 256
@@ -140,6 +141,41 @@ def joined(
         ]
         # joined rows have the same ids, and those of the first are in the order of its store
         yield [replace(source, ids=aligned[0].ids) for source in aligned]
+
+
+def at_rows(source: Source, rows: NDArray[np.int64]) -> Source:
+    """Return the source with some of its rows only; whole chunks without any are not read.
+
+    Parameters
+    ----------
+    source : Source
+        All rows.
+    rows : ndarray of int, shape (m,)
+        Their positions, rising.
+    """
+    span = source.chunk_rows * -(-_LEAST_SPAN // source.chunk_rows)
+
+    def read(start: int, out: NDArray[Any]) -> None:
+        wanted = rows[start : start + len(out)]
+        pieces = wanted // span
+        for piece in np.unique(pieces):
+            where = np.flatnonzero(pieces == piece)
+            first, last = wanted[where[0]], wanted[where[-1]]
+            buffer = np.empty((last - first + 1, source.dim), source.dtype)
+            source.read(int(first), buffer)
+            out[where] = buffer[wanted[where] - first]
+
+    return Source(
+        label=source.label,
+        rows=len(rows),
+        dim=source.dim,
+        dtype=source.dtype,
+        chunk_rows=1,
+        read=read,
+        ids=_gathered(source.ids, rows),
+        labels=_gathered(source.labels, rows),
+        origin=rows if source.origin is None else source.origin[rows],
+    )
 
 
 @dataclass(frozen=True)
