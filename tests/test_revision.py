@@ -166,10 +166,12 @@ class TestAFreshRun:
 
     def test_equals_rows_of_the_fold_that_they_were_in(self, stores: Any) -> None:
         whole = accumulated(stores["both"], folds=4)
-        fewer = cg.subtract_rows(whole, stores["both"], labels=PEOPLE).moments
+        # the last of the second fold and the first of the third
+        people = [*PEOPLE, "person-79", "person-80"]
+        fewer = cg.subtract_rows(whole, stores["both"], labels=people).moments
         fold_of = np.arange(ROWS) * 4 // ROWS
         for k, fold in enumerate(fewer.folds):
-            kept = (fold_of == k) & ~OF_PEOPLE
+            kept = (fold_of == k) & ~np.isin(LABELS, people)
             expected = moments_of([X[kept], Y[kept]])
             assert_same_run(fold, expected)
 
@@ -427,6 +429,13 @@ class TestRefusedSubtraction:
         rest = cg.subtract_rows(accumulated(stores["both"]), stores["both"], labels=PEOPLE).moments
         with pytest.raises(cg.InputError, match="these 15 rows of .* removed already, at 20"):
             cg.subtract_rows(rest, stores["both"], labels=PEOPLE)
+
+    def test_of_the_same_people_more_often_than_they_were_added(self, stores: Any) -> None:
+        twice = cg.add_rows(accumulated(stores["both"]), stores["both"]).moments
+        once = cg.subtract_rows(twice, stores["both"], labels=PEOPLE).moments
+        none = cg.subtract_rows(once, stores["both"], labels=PEOPLE).moments
+        with pytest.raises(cg.InputError, match="removed already"):
+            cg.subtract_rows(none, stores["both"], labels=PEOPLE)
 
     def test_of_a_whole_store_of_which_some_rows_are_gone(self, stores: Any) -> None:
         both = cg.add_rows(accumulated(stores["monday"]), stores["tuesday"]).moments
