@@ -560,6 +560,7 @@ class TestWarnings:
         fewer = cg.subtract_rows(accumulated(stores["both"]), stores["both"], labels=PEOPLE)
         assert fewer.warnings == ()
         assert 15.5 < fewer.digits < 15.7
+        assert cg.add_rows(fewer.moments, stores["people"]).digits is None
 
 
 class TestWhatMomentsReveal:

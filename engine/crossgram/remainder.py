@@ -9,7 +9,7 @@ import numpy as np
 from crossgram.errors import InputError
 from crossgram.moments import Moments
 
-__all__ = ["check_definite", "digits_left", "full_digits"]
+__all__ = ["check_definite", "digits_left"]
 
 _EPSILON = {
     "exact": float(np.finfo(np.float64).eps),
@@ -20,14 +20,9 @@ _SUM_ROUNDING = {"exact": 16_384, "fast": 1024}
 products `fast` adds in float32."""
 
 
-def full_digits(moments: Moments) -> float:
-    """Return the digits that the precision of the products gives."""
-    return -math.log10(_EPSILON[moments.precision])
-
-
 def digits_left(before: Moments, after: Moments) -> tuple[float, str]:
     """Return how many digits are left in the worst column, and a warning if it lost one or more."""
-    precise = full_digits(before)
+    precise = -math.log10(_EPSILON[before.precision])
     worst, where = 1.0, ""
     if after.weight > 0:
         for space, mean, whole, rest in zip(

@@ -26,7 +26,7 @@ from crossgram.history import (
 from crossgram.moments import Moments
 from crossgram.plan import make_plan
 from crossgram.progress import ProgressCallback, ignore
-from crossgram.remainder import check_definite, digits_left, full_digits
+from crossgram.remainder import check_definite, digits_left
 from crossgram.selection import listed_rows
 from crossgram.source import SourceLike
 
@@ -45,16 +45,15 @@ class Revision:
         The result, with its history.
     rows : int
         Rows that were added or removed.
-    digits : float
-        Digits that the scatter's worst column has left of what its precision gives; all of them
-        unless rows were removed.
+    digits : float or None
+        Of a subtraction, the digits that it left to the scatter's worst column.
     warnings : tuple of str
         What could not be told, and what was lost.
     """
 
     moments: Moments | FoldedMoments
     rows: int
-    digits: float
+    digits: float | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -247,23 +246,16 @@ def subtract_moments(
             f"{label}: does not record what all of its rows were read from; whether they were "
             "ever added cannot be told"
         )
-    history = subtracted(moments.history, other.history, _rows(other))
-    history = (
-        *moments.history,
-        *(
-            replace(step, options={**step.options, "moments": label})
-            for step in history[len(moments.history) :]
-        ),
-    )
-    return _shrunk(moments, other, history, doubts)
+    steps = subtracted(moments.history, other.history, _rows(other))[len(moments.history) :]
+    named = (replace(step, options={**step.options, "moments": label}) for step in steps)
+    return _shrunk(moments, other, (*moments.history, *named), doubts)
 
 
 def _grown(moments: _AnyMoments, history: History, rows: int) -> Revision:
     warnings = [
         f"the same rows of {names} count more than once" for names in repeated_inputs(history)
     ]
-    digits = min(map(full_digits, _parts(moments)))
-    return Revision(with_history(moments, history), rows, digits, tuple(warnings))
+    return Revision(with_history(moments, history), rows, warnings=tuple(warnings))
 
 
 def _shrunk(

@@ -184,6 +184,7 @@ def _finish(revision: Revision, output: str, overwrite: bool, as_json: bool) -> 
         "warnings": list(revision.warnings),
     }
     shown = {name: value for name, value in result.items() if name != "warnings"}
-    shown["digits_left"] = f"{revision.digits:.1f}"
+    if revision.digits is not None:
+        shown["digits_left"] = f"{revision.digits:.1f}"
     warnings = [("warning", text) for text in revision.warnings]
     emit(result, as_json, aligned([*moments_lines(shown), *warnings]))
