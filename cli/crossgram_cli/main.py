@@ -23,6 +23,7 @@ _COMMANDS = (
     "plan",
     "fit",
     "accumulate",
+    "moments",
     "solve",
     "heads",
     "compare",

@@ -14,6 +14,7 @@ __all__ = [
     "normalize_only_option",
     "output_option",
     "pass_options",
+    "reading_options",
     "row_options",
     "solve_options",
 ]
@@ -52,6 +53,43 @@ def _apply(command: _Command, options: list[Callable[[_Command], _Command]]) -> 
     return command
 
 
+_READING = {
+    "weights": click.option(
+        "--weights",
+        type=click.Path(),
+        metavar="FILE",
+        help="A .npy file with a non-negative weight for each row; with --join, for each "
+        "joined row, in the order of the first store.",
+    ),
+    "join": click.option(
+        "--join",
+        type=click.Choice(["ids"]),
+        help="Pair rows by id, leaving out those that not all stores have; without it, "
+        "row i must be the same image in every store. Stores in another order are copied to "
+        "temporary files (TMPDIR) for it.",
+    ),
+    "on-nonfinite": click.option(
+        "--on-nonfinite",
+        type=click.Choice(["stop", "skip"]),
+        default="stop",
+        show_default=True,
+        help="At a row with NaN or infinity: stop, or leave it out of every space.",
+    ),
+    "memory": click.option(
+        "--memory",
+        callback=_bytes,
+        metavar="SIZE",
+        help="Most memory the run may hold above the interpreter, such as 2GB: blocks "
+        "shrink to fit it, or the run is refused.",
+    ),
+    "threads": click.option(
+        "--threads",
+        type=click.IntRange(1),
+        help="Threads; by default one per processor. The result does not depend on it.",
+    ),
+}
+
+
 def pass_options(command: _Command) -> _Command:
     """Add what says how rows are paired, read and accumulated: `crossgram.accumulation.Options`."""
     return _apply(
@@ -82,27 +120,9 @@ def row_options(command: _Command) -> _Command:
             click.option(
                 "--normalize", is_flag=True, help="Divide every row by its Euclidean length."
             ),
-            click.option(
-                "--weights",
-                type=click.Path(),
-                metavar="FILE",
-                help="A .npy file with a non-negative weight for each row; with --join, for each "
-                "joined row, in the order of the first store.",
-            ),
-            click.option(
-                "--join",
-                type=click.Choice(["ids"]),
-                help="Pair rows by id, leaving out those that not all stores have; without it, "
-                "row i must be the same image in every store. Stores in another order are "
-                "copied to temporary files (TMPDIR) for it.",
-            ),
-            click.option(
-                "--on-nonfinite",
-                type=click.Choice(["stop", "skip"]),
-                default="stop",
-                show_default=True,
-                help="At a row with NaN or infinity: stop, or leave it out of every space.",
-            ),
+            _READING["weights"],
+            _READING["join"],
+            _READING["on-nonfinite"],
             click.option(
                 "--precision",
                 type=click.Choice(["exact", "fast"]),
@@ -111,20 +131,15 @@ def row_options(command: _Command) -> _Command:
                 help="float64 products; or float32 products of centred rows, nearly twice as fast "
                 "for about 7 digits fewer.",
             ),
-            click.option(
-                "--memory",
-                callback=_bytes,
-                metavar="SIZE",
-                help="Most memory the run may hold above the interpreter, such as 2GB: blocks "
-                "shrink to fit it, or the run is refused.",
-            ),
-            click.option(
-                "--threads",
-                type=click.IntRange(1),
-                help="Threads; by default one per processor. The result does not depend on it.",
-            ),
+            _READING["memory"],
+            _READING["threads"],
         ],
     )
+
+
+def reading_options(command: _Command) -> _Command:
+    """Add what says how rows are paired and read where all else is settled by a moments file."""
+    return _apply(command, list(_READING.values()))
 
 
 def solve_options(command: _Command) -> _Command:

@@ -9,7 +9,15 @@ if TYPE_CHECKING:
     from crossgram.certificate import Certificate
     from crossgram.linear_map import LinearMap
 
-__all__ = ["aligned", "certificate_lines", "columns", "flattened", "map_lines", "size"]
+__all__ = [
+    "aligned",
+    "certificate_lines",
+    "columns",
+    "flattened",
+    "map_lines",
+    "moments_lines",
+    "size",
+]
 
 
 def aligned(rows: Sequence[tuple[str, str]]) -> str:
@@ -87,6 +95,21 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, st
             lines += [(prefix + name if k == 0 else "", _inline(v)) for k, v in enumerate(value)]
         elif value is not None:
             lines.append((prefix + name, _inline(value)))
+    return lines
+
+
+def moments_lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what moments are, as names and values; a line for each step of their history."""
+    lines = flattened({name: value for name, value in result.items() if name != "history"})
+    for k, step in enumerate(result.get("history", ())):
+        rows = (
+            f"{step['rows']:,} rows of {', '.join(i['path'] for i in step['inputs']) or 'no name'}"
+        )
+        options = ", ".join(
+            f"{name} {_inline(value)}" for name, value in step["options"].items() if value
+        )
+        made = f"{step['time']}  {step['operation']} {rows} (crossgram {step['version']}"
+        lines.append(("" if k else "history", f"{made}{options and '; '}{options})"))
     return lines
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from crossgram.heads import ClassifierHead as ClassifierHead
     from crossgram.heads import head_map as head_map
     from crossgram.heads import top_k_accuracy as top_k_accuracy
+    from crossgram.history import Operation as Operation
     from crossgram.ingestion import ingest as ingest
     from crossgram.linear_map import LinearMap as LinearMap
     from crossgram.mapping import apply as apply
@@ -43,6 +44,11 @@ if TYPE_CHECKING:
     from crossgram.plan import Plan as Plan
     from crossgram.progress import Progress as Progress
     from crossgram.reduced_rank import rank_curve as rank_curve
+    from crossgram.revision import Revision as Revision
+    from crossgram.revision import add_rows as add_rows
+    from crossgram.revision import merge_moments as merge_moments
+    from crossgram.revision import subtract_moments as subtract_moments
+    from crossgram.revision import subtract_rows as subtract_rows
     from crossgram.ridge import RidgePath as RidgePath
     from crossgram.ridge import ridge_path as ridge_path
     from crossgram.spaces import Space as Space
@@ -85,6 +91,7 @@ _HOME = {
     "head_map": "heads",
     "top_k_accuracy": "heads",
     "ingest": "ingestion",
+    "Operation": "history",
     "LinearMap": "linear_map",
     "apply": "mapping",
     "Moments": "moments",
@@ -95,6 +102,11 @@ _HOME = {
     "rank_curve": "reduced_rank",
     "RidgePath": "ridge",
     "ridge_path": "ridge",
+    "Revision": "revision",
+    "add_rows": "revision",
+    "merge_moments": "revision",
+    "subtract_moments": "revision",
+    "subtract_rows": "revision",
     "Space": "spaces",
     "EmbeddingStore": "store",
     "synth": "synthesis",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -15,18 +16,36 @@ from numpy.typing import ArrayLike, NDArray
 
 from crossgram.accumulator import Accumulator, Workspace
 from crossgram.errors import InputError
-from crossgram.folds import FOLD_BY, FoldedMoments
-from crossgram.grouping import Assign, assigner
+from crossgram.fingerprint import fingerprint, id_sum
+from crossgram.folds import FOLD_BY, FoldedMoments, with_history
+from crossgram.grouping import Assign, assigner, assigner_to
+from crossgram.history import Operation
 from crossgram.merge_tree import MergeTree
 from crossgram.moments import Moments
-from crossgram.pairing import check_counts, check_ids, joined, joining_bytes, matched
+from crossgram.pairing import (
+    at_rows,
+    check_counts,
+    check_ids,
+    joined,
+    joining_bytes,
+    matched,
+)
 from crossgram.plan import Plan, make_plan
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.source import Source, SourceLike, open_source
 from crossgram.spaces import Space, all_pairs, map_pairs, unique_names
 from crossgram.stream import Block, stream_segments
 
-__all__ = ["Options", "Pass", "accumulate", "open_spaces", "planned", "prepared"]
+__all__ = [
+    "Options",
+    "Pass",
+    "accumulate",
+    "checked_weights",
+    "open_spaces",
+    "paired_by",
+    "planned",
+    "prepared",
+]
 
 
 @dataclass(frozen=True)
@@ -119,9 +138,19 @@ class Pass:
     _options: Options
     _weights: NDArray[np.float64] | None
     _assign: Assign | None
+    _given: Sequence[Source] = ()
 
-    def run(self, progress: ProgressCallback = ignore) -> Moments | FoldedMoments:
+    def run(
+        self, progress: ProgressCallback = ignore, *, record: bool = False
+    ) -> Moments | FoldedMoments:
         """Read everything once and return the moments.
+
+        Parameters
+        ----------
+        progress : callable
+            Called with a `Progress` now and then, in the calling thread.
+        record : bool
+            Whether the moments record what was read, for which ids are read to the end once more.
 
         Raises
         ------
@@ -132,6 +161,69 @@ class Pass:
         CorruptDataError
             If a chunk cannot be read.
         """
+        kept = self.collect(progress)
+        if isinstance(kept, FoldedMoments) and len(kept.with_rows) < 2:
+            raise InputError(
+                f"folds: all of the {self.plan.rows} rows fell into one fold of "
+                f"{len(kept.folds)} by {kept.by}; group them by something else"
+            )
+        return with_history(kept, (self.recorded(),)) if record else kept
+
+    def recorded(self) -> Operation:
+        """Describe the rows of this pass and what they are read from, as the history has it.
+
+        Sources that are paired by position have the same ids, which are read once.
+        """
+        ids = self.row_ids()
+        inputs = [
+            fingerprint(given, ids if given is own and given.ids else id_sum(given.ids))
+            for given, own in zip(self._given, self.sources, strict=True)
+        ]
+        facts: dict[str, Any] = {
+            "precision": self.plan.precision,
+            "normalize": [space.name for space in self.plan.spaces if space.normalized],
+            "on_nonfinite": self._options.on_nonfinite,
+        }
+        if self._options.join is not None:
+            facts["join"] = self._options.join
+        if self._assign is not None:
+            facts |= {"folds": self.plan.folds, "group_by": self._options.group_by}
+        if self._weights is not None:
+            facts["weights"] = hashlib.blake2b(self._weights.tobytes(), digest_size=16).hexdigest()
+        return Operation.now("accumulate", self.plan.rows, ids, inputs, facts)
+
+    def row_ids(self) -> str | None:
+        """Return the sum of the hashes of the rows' ids, None if no source has ids."""
+        return id_sum(next((s.ids for s in self.sources if s.ids is not None), None))
+
+    def only(self, rows: NDArray[np.int64]) -> Pass:
+        """Return a pass over some of the rows, in the same folds, that reads little besides them.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+            Positions among the paired rows, rising.
+        """
+        sources = [at_rows(source, rows) for source in self.sources]
+        plan = make_plan(
+            sources,
+            self.plan.spaces,
+            self.plan.pairs,
+            folds=self.plan.folds,
+            precision=self.plan.precision,
+            memory=self._options.memory,
+            threads=self._options.threads,
+            norms=self._options.norms,
+        )
+        assign = self._assign
+        if assign is not None:
+            by, total = self._options.group_by, self.plan.rows
+            assign = assigner_to(sources, self.plan.folds, by, positions=(rows, total))
+        weights = None if self._weights is None else self._weights[rows]
+        return replace(self, plan=plan, sources=sources, _assign=assign, _weights=weights)
+
+    def collect(self, progress: ProgressCallback = ignore) -> Moments | FoldedMoments:
+        """Read everything once and return the moments, also if all rows are in one fold."""
         tree = MergeTree(self.plan.segments)
         done = 0
 
@@ -151,13 +243,7 @@ class Pass:
         folds = tree.result()
         if self._assign is None:
             return folds[0]
-        kept = FoldedMoments(tuple(folds), self._options.group_by)
-        if len(kept.with_rows) < 2:
-            raise InputError(
-                f"folds: all of the {self.plan.rows} rows fell into one fold of {len(folds)} by "
-                f"{self._options.group_by}; group them by something else"
-            )
-        return kept
+        return FoldedMoments(tuple(folds), self._options.group_by)
 
     def _consumer(self, tree: MergeTree) -> Callable[[Block], None]:
         plan = self.plan
@@ -223,10 +309,11 @@ def prepared(
         If something cannot be used, naming it.
     """
     sources, described = _opened(spaces, options)
-    with _paired(sources, options.join) as paired:
+    with paired_by(sources, options.join) as paired:
         plan = _plan(paired, described, options, solve)
         assign = assigner(paired, options.folds, options.group_by) if options.folds else None
-        yield Pass(plan, paired, options, _weights(options.weights, plan.rows), assign)
+        weights = checked_weights(options.weights, plan.rows)
+        yield Pass(plan, paired, options, weights, assign, sources)
 
 
 def planned(
@@ -312,7 +399,7 @@ def accumulate(
     Moments(a: 3, b: 2; 100 rows, 3 blocks)
     """
     with prepared(spaces, Options(**options)) as ready:
-        return ready.run(progress)
+        return ready.run(progress, record=True)
 
 
 def open_spaces(
@@ -335,7 +422,8 @@ def _stem(label: str) -> str:
 
 
 @contextmanager
-def _paired(sources: Sequence[Source], join: str | None) -> Iterator[Sequence[Source]]:
+def paired_by(sources: Sequence[Source], join: str | None) -> Iterator[Sequence[Source]]:
+    """Give the sources with row i the same image in all: as they are, or joined by id."""
     if join is None:
         check_counts(sources)
         yield sources
@@ -344,7 +432,8 @@ def _paired(sources: Sequence[Source], join: str | None) -> Iterator[Sequence[So
             yield aligned
 
 
-def _weights(given: ArrayLike | Path | None, rows: int) -> NDArray[np.float64] | None:
+def checked_weights(given: ArrayLike | Path | None, rows: int) -> NDArray[np.float64] | None:
+    """Return the weights as float64, refused unless there is one for each row."""
     if given is None:
         return None
     try:

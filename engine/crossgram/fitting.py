@@ -163,9 +163,13 @@ def fit_with_report(
     scale: bool = False,
     normalize: bool | str = False,
     progress: ProgressCallback = ignore,
+    record: bool = False,
     **options: Any,
 ) -> FitReport:
-    """Fit as `fit` does, and report the run that made the map."""
+    """Fit as `fit` does, and report the run that made the map.
+
+    With `record`, the moments of the report have a history, as those of `accumulate` do.
+    """
     chosen = _method(method, intercept, ridge, rank, scale)
     memory = PeakMemory()
     started = time.perf_counter()
@@ -173,7 +177,7 @@ def fit_with_report(
     with prepared(spaces, settled, solve=(0, 1)) as ready:
         source, target = ready.plan.spaces
         chosen.check(source, target)
-        moments = ready.run(progress)
+        moments = ready.run(progress, record=record)
         solved, path = _solve(moments, source.name, target.name, chosen, automatic=ridge == _AUTO)
         return FitReport(
             map=solved,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from crossgram.errors import CorruptDataError
+from crossgram.errors import CorruptDataError, InputError
+from crossgram.history import History, from_facts, subtracted
 from crossgram.moments import Moments
 from crossgram.tensor_file import kind_of, read_tensors, write_tensors
 
-__all__ = ["FOLD_BY", "FoldedMoments", "load_moments"]
+__all__ = ["FOLD_BY", "FoldedMoments", "load_moments", "with_history"]
 
 FOLD_BY = ("rows", "ids", "labels")
 """Contiguous runs of rows; by hash of the id; by hash of the label, so that all images of a
@@ -33,10 +35,13 @@ class FoldedMoments:
         into some.
     by : {"rows", "ids", "labels"}
         How rows were assigned.
+    history : tuple of Operation
+        What the rows of all folds were read from, as far as it was recorded.
     """
 
     folds: tuple[Moments, ...]
     by: str
+    history: History = ()
 
     @property
     def with_rows(self) -> list[int]:
@@ -45,7 +50,43 @@ class FoldedMoments:
 
     def total(self) -> Moments:
         """Return the moments of all rows."""
-        return reduce(Moments.merge, self.folds)
+        whole = reduce(Moments.merge, self.folds)
+        whole.history = self.history
+        return whole
+
+    def merge(self, other: FoldedMoments) -> FoldedMoments:
+        """Return the moments of both sets of rows, fold by fold.
+
+        Raises
+        ------
+        InputError
+            If the folds are not as many, or rows were assigned to them in another way.
+        """
+        self._check_same(other, "merge")
+        folds = tuple(a.merge(b) for a, b in zip(self.folds, other.folds, strict=True))
+        return replace(self, folds=folds, history=self.history + other.history)
+
+    def subtract(self, other: FoldedMoments) -> FoldedMoments:
+        """Return the moments of the rows that are not in `other`, fold by fold.
+
+        Raises
+        ------
+        InputError
+            If `other` has other folds, or rows that cannot have been in these.
+        """
+        self._check_same(other, "subtract")
+        folds = tuple(a.subtract(b) for a, b in zip(self.folds, other.folds, strict=True))
+        rows = sum(fold.rows + fold.skipped for fold in other.folds)
+        history = subtracted(self.history, other.history, rows)
+        return replace(self, folds=folds, history=history)
+
+    def _check_same(self, other: FoldedMoments, verb: str) -> None:
+        mine, theirs = (f"{len(each.folds)} folds by {each.by}" for each in (self, other))
+        if mine != theirs:
+            raise InputError(
+                f"{verb}: moments in {mine} and in {theirs}; accumulate both with the same "
+                "--folds and --group-by"
+            )
 
     def without(self, index: int) -> Moments:
         """Return the moments of all rows but those of one fold, merged anew, not subtracted."""
@@ -60,9 +101,9 @@ class FoldedMoments:
             fold_tensors, fold_facts = fold.to_parts()
             tensors |= {f"fold.{k}.{name}": tensor for name, tensor in fold_tensors.items()}
             facts.append(fold_facts)
-        write_tensors(
-            Path(path), _KIND, tensors, {"by": self.by, "folds": facts}, overwrite=overwrite
-        )
+        history = [operation.to_dict() for operation in self.history]
+        document = {"by": self.by, "folds": facts, "history": history}
+        write_tensors(Path(path), _KIND, tensors, document, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | Path) -> FoldedMoments:
@@ -89,7 +130,13 @@ class FoldedMoments:
             folds.append(Moments.from_parts(own, fold_facts, str(path)))
         if len({(f.spaces, f.pairs, f.norms is None) for f in folds}) > 1:
             raise CorruptDataError(f"{path}: its folds are of different spaces; accumulate again")
-        return cls(tuple(folds), by)
+        try:
+            history = from_facts(facts)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CorruptDataError(
+                f"{path}: its history cannot be read ({error}); accumulate again"
+            ) from error
+        return cls(tuple(folds), by, history)
 
 
 def load_moments(path: str | Path) -> Moments | FoldedMoments:
@@ -102,3 +149,12 @@ def load_moments(path: str | Path) -> Moments | FoldedMoments:
     """
     kind = FoldedMoments if kind_of(Path(path)) == _KIND else Moments
     return kind.load(path)
+
+
+def with_history(moments: Moments | FoldedMoments, history: History) -> Moments | FoldedMoments:
+    """Return the same moments with another history; they share their arrays."""
+    if isinstance(moments, FoldedMoments):
+        return replace(moments, history=history)
+    other = copy.copy(moments)
+    other.history = history
+    return other

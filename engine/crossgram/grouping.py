@@ -13,7 +13,7 @@ from crossgram.errors import InputError
 from crossgram.folds import FOLD_BY
 from crossgram.source import Source
 
-__all__ = ["Assign", "assigner"]
+__all__ = ["Assign", "assigner", "assigner_to"]
 
 Assign = Callable[[int, int], NDArray[np.int64]]
 """Returns the fold of each of the rows from start to stop."""
@@ -41,7 +41,35 @@ def assigner(sources: Sequence[Source], folds: int, by: str) -> Assign:
         raise InputError(f"group-by: {by!r} given, expected one of {', '.join(FOLD_BY)}")
     if not 2 <= folds <= rows:
         raise InputError(f"folds: {folds} given, expected from 2 to the number of rows ({rows})")
+    return assigner_to(sources, folds, by)
+
+
+def assigner_to(
+    sources: Sequence[Source],
+    folds: int,
+    by: str,
+    *,
+    positions: tuple[NDArray[np.int64], int] | None = None,
+) -> Assign:
+    """Return what `assigner` does for folds that exist: there may be fewer rows than folds.
+
+    Parameters
+    ----------
+    sources, folds, by
+        As for `assigner`.
+    positions : (ndarray of int, int), optional
+        Of sources that are some of the rows of others: which, and of how many.
+
+    Raises
+    ------
+    InputError
+        If no source has the ids or labels asked for.
+    """
+    if by == "rows" and positions is not None:
+        picked, total = positions
+        return lambda start, stop: picked[start:stop] * folds // total
     if by == "rows":
+        rows = sources[0].rows
         return lambda start, stop: np.arange(start, stop) * folds // rows
     columns = [getattr(source, by) for source in sources]
     column = next((column for column in columns if column is not None), None)

@@ -11,6 +11,7 @@ import zarr
 from crossgram.errors import InputError
 from crossgram.folds import FoldedMoments
 from crossgram.heads import ClassifierHead
+from crossgram.history import id_sum_of
 from crossgram.linear_map import LinearMap
 from crossgram.moments import Moments
 from crossgram.source import Source, open_source
@@ -132,6 +133,8 @@ def _of_moments(moments: Moments) -> dict[str, Any]:
         "skipped": moments.skipped,
         "precision": moments.precision,
         "norms": moments.norms is not None,
+        "id_sum": id_sum_of(moments.history),
+        "history": [operation.to_dict() for operation in moments.history],
     }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crossgram.errors import CorruptDataError, InputError, WidthMismatchError
+from crossgram.history import History, from_facts, subtracted
 from crossgram.norm_moments import NormMoments
 from crossgram.spaces import Pair, Space, all_pairs, map_pairs
 from crossgram.tensor_file import read_tensors, write_tensors
@@ -21,6 +22,9 @@ __all__ = ["Moments", "two_sum"]
 _KIND = "moments"
 _STRIP = 256
 _SAME_WEIGHT = 1e-12
+_NEGATIVE = {"exact": 1e-9, "fast": 1e-4}
+"""A variance below zero by no more than this, relative to before, is rounding: that of `fast` is
+up to one part in 2^24 for each of a tile's 1,024 rows."""
 
 
 class Moments:
@@ -60,6 +64,8 @@ class Moments:
         Arithmetic of the products.
     norms : NormMoments or None
         Third and fourth sums about the means, if they are kept.
+    history : tuple of Operation
+        What the rows were read from, as far as it was recorded.
 
     Notes
     -----
@@ -102,6 +108,7 @@ class Moments:
         self.weight = 0.0
         self.skipped = 0
         self.precision = "exact"
+        self.history: History = ()
         self.means: list[NDArray[np.float64]] = [np.zeros(dim) for dim in dims]
         self.mean_tails: list[NDArray[np.float64]] = [np.zeros(dim) for dim in dims]
         self.squares: list[NDArray[np.float64]] = [np.zeros(dim) for dim in dims]
@@ -131,6 +138,7 @@ class Moments:
         moments.means, moments.mean_tails = means, mean_tails
         moments.squares, moments.blocks = squares, blocks
         moments.precision, moments.norms = precision, norms
+        moments.history = ()
         return moments
 
     @property
@@ -248,14 +256,20 @@ class Moments:
         self._check_same(other, "subtract")
         weight, rounding = self.weight - other.weight, _SAME_WEIGHT * self.weight
         everything = other.rows == self.rows
-        if other.rows > self.rows or weight < -rounding or (everything and weight > rounding):
+        if (
+            other.rows > self.rows
+            or other.skipped > self.skipped
+            or weight < -rounding
+            or (everything and weight > rounding)
+        ):
             raise InputError(
-                f"subtract: moments of {other.rows} rows (weight {other.weight:g}) from moments "
-                f"of {self.rows} rows (weight {self.weight:g}); they cannot be among them"
+                f"subtract: moments of {_counted(other)} from moments of {_counted(self)}; they "
+                "cannot be among them"
             )
         if weight <= rounding:
             rest = self.empty_like()
-            rest.rows = self.rows - other.rows
+            rest.rows, rest.skipped, rest.history = self.rows, self.skipped, self.history
+            rest._count(other, -1)
             return rest
         if other.weight == 0:
             rest = self.copy()
@@ -271,7 +285,7 @@ class Moments:
         rest._count(other, -1)
         rest.weight = weight
         if any(
-            (after < -1e-9 * before).any()
+            (after < -_NEGATIVE[self.precision] * before).any()
             for after, before in zip(rest.squares, self.squares, strict=True)
         ):
             raise InputError(
@@ -290,7 +304,7 @@ class Moments:
 
     def copy(self) -> Moments:
         """Return moments that share no memory with these."""
-        return Moments.of_arrays(
+        copied = Moments.of_arrays(
             self.spaces,
             self.rows,
             self.weight,
@@ -302,6 +316,8 @@ class Moments:
             self.precision,
             None if self.norms is None else self.norms.copy(),
         )
+        copied.history = self.history
+        return copied
 
     def empty_like(self) -> Moments:
         """Return the identity of merging: the moments of no rows, same spaces and blocks."""
@@ -349,6 +365,7 @@ class Moments:
             "weight": self.weight,
             "skipped": self.skipped,
             "precision": self.precision,
+            "history": [operation.to_dict() for operation in self.history],
         }
         return tensors, facts
 
@@ -378,6 +395,7 @@ class Moments:
                 facts["precision"],
                 NormMoments.from_parts(tensors, [space.dim for space in spaces]),
             )
+            moments.history = from_facts(facts)
             moments._check_parts()
         except (
             AttributeError,
@@ -453,6 +471,10 @@ class Moments:
         self.skipped += sign * other.skipped
         if other.rows and other.precision == "fast":
             self.precision = "fast"
+        if sign > 0:
+            self.history += other.history
+        else:
+            self.history = subtracted(self.history, other.history, other.rows + other.skipped)
 
     def _check_same(self, other: Moments, verb: str) -> None:
         if self.spaces != other.spaces:
@@ -526,6 +548,11 @@ def _check_norms(doing: str, norms: NormMoments | None) -> None:
             f"{doing}: fourth powers of the rows overflow float64; leave the norms out, or divide "
             "the rows by a constant first"
         )
+
+
+def _counted(moments: Moments) -> str:
+    skipped = f", {moments.skipped} left out" if moments.skipped else ""
+    return f"{moments.rows} rows (weight {moments.weight:g}{skipped})"
 
 
 def _pair(name: str) -> Pair:

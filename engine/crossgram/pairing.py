@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,10 @@ from crossgram.row_file import RowFile
 from crossgram.source import Source, raw_reader
 from crossgram.store import Column
 
-__all__ = ["check_counts", "check_ids", "joined", "joining_bytes", "matched"]
+__all__ = ["at_rows", "check_counts", "check_ids", "joined", "joining_bytes", "matched"]
 
 _COLUMN_ROWS = 65_536
+_LEAST_SPAN = 256
 _BLOCK_BYTES = 16 << 20
 _PARTITION_ROWS = 262_144
 _MOST_PARTITIONS = 256
@@ -179,6 +180,41 @@ def _joinable(sources: Sequence[Source], directory: Path) -> _Match:
     return match
 
 
+def at_rows(source: Source, rows: NDArray[np.int64]) -> Source:
+    """Return the source with some of its rows only; whole chunks without any are not read.
+
+    Parameters
+    ----------
+    source : Source
+        All rows.
+    rows : ndarray of int, shape (m,)
+        Their positions, rising.
+    """
+    span = source.chunk_rows * -(-_LEAST_SPAN // source.chunk_rows)
+
+    def read(start: int, out: NDArray[Any]) -> None:
+        wanted = rows[start : start + len(out)]
+        pieces = wanted // span
+        for piece in np.unique(pieces):
+            where = np.flatnonzero(pieces == piece)
+            first, last = wanted[where[0]], wanted[where[-1]]
+            buffer = np.empty((last - first + 1, source.dim), source.dtype)
+            source.read(int(first), buffer)
+            out[where] = buffer[wanted[where] - first]
+
+    return Source(
+        label=source.label,
+        rows=len(rows),
+        dim=source.dim,
+        dtype=source.dtype,
+        chunk_rows=1,
+        read=read,
+        ids=_gathered(source.ids, rows),
+        labels=_gathered(source.labels, rows),
+        origin=rows if source.origin is None else source.origin[rows],
+    )
+
+
 @dataclass(frozen=True)
 class _Match:
     """One more than where each row of each source goes in the joined order, 0 for nowhere."""
@@ -306,10 +342,13 @@ def _stays(source: Source, position: RowFile, rows: int) -> bool:
     )
 
 
+_Rows: TypeAlias = RowFile | NDArray[np.int64]
+
+
 class _Gathered:
     """Values of a column at given rows, read piece by piece so that memory is bounded."""
 
-    def __init__(self, column: Column, rows: RowFile) -> None:
+    def __init__(self, column: Column, rows: _Rows) -> None:
         self.shape = rows.shape
         self.dtype = column.array.dtype
         self._column = column
@@ -326,5 +365,5 @@ class _Gathered:
         return values
 
 
-def _gathered(column: Column | None, origin: RowFile) -> Column | None:
+def _gathered(column: Column | None, origin: _Rows) -> Column | None:
     return None if column is None else Column(_Gathered(column, origin), column.label)

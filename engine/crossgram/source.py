@@ -61,7 +61,7 @@ class Source:
         `read(start, out)` fills `out` (any number of rows, dim) with the rows from `start`.
     ids, labels : Column or None
         One value per row.
-    origin : RowFile of int, shape (rows,), or None
+    origin : RowFile or ndarray of int, shape (rows,), or None
         Which row of what `label` names each row is, where rows were joined in another order.
     """
 
@@ -73,7 +73,7 @@ class Source:
     read: Callable[[int, NDArray[Any]], None]
     ids: Column | None = None
     labels: Column | None = None
-    origin: RowFile | None = None
+    origin: RowFile | NDArray[np.int64] | None = None
 
     def row_numbers(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return what messages call the rows `start` to `stop`."""

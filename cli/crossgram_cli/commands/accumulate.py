@@ -67,7 +67,7 @@ def command(
     import crossgram as cg
     from crossgram.inspection import describe
     from crossgram.output import check_output, refuse_overlap
-    from crossgram_cli.text import aligned, flattened
+    from crossgram_cli.text import aligned, moments_lines
 
     check_output(Path(output), overwrite=overwrite)
     refuse_overlap(Path(output), *stores, *filter(None, [options["weights"]]))
@@ -83,7 +83,7 @@ def command(
         )
     moments.save(output, overwrite=overwrite)
     result = describe(output) | {"moments": output}
-    emit(result, as_json, aligned(flattened(result)))
+    emit(result, as_json, aligned(moments_lines(result)))
 
 
 def _map(text: str) -> tuple[str, str]:

@@ -68,6 +68,7 @@ def command(
             normalize=normalize_only or normalize,
             folds=folds or 0,
             progress=progress,
+            record=moments is not None,
             **options,
         )
     report.map.save(output, overwrite=overwrite)

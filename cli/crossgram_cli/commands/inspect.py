@@ -37,10 +37,10 @@ def command(path: str, validate: bool, as_json: bool) -> None:
 
 def _text(result: dict[str, Any]) -> str:
     from crossgram.certificate import Certificate
-    from crossgram_cli.text import aligned, certificate_lines, flattened
+    from crossgram_cli.text import aligned, certificate_lines, moments_lines
 
     certificate = result.get("certificate")
-    lines = flattened({name: v for name, v in result.items() if name != "certificate"})
+    lines = moments_lines({name: v for name, v in result.items() if name != "certificate"})
     if certificate is not None:
         lines += certificate_lines(Certificate.from_dict(certificate))
     return aligned(lines)
