@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,7 +31,9 @@ from crossgram.pairing import (
     matched,
 )
 from crossgram.plan import Plan, make_plan
+from crossgram.preconditioner import Preconditioner
 from crossgram.progress import Progress, ProgressCallback, ignore
+from crossgram.residual_moments import ResidualAccumulator, ResidualMoments
 from crossgram.source import Source, SourceLike, open_source
 from crossgram.spaces import Space, all_pairs, map_pairs, unique_names
 from crossgram.stream import Block, stream_segments
@@ -119,6 +121,23 @@ class Options:
                     f"norms: given with {name}, but unbiased CKA needs every block and rows of "
                     f"weight 1; leave out the norms or the {name}"
                 )
+
+
+_Sums = TypeVar("_Sums", Moments, ResidualMoments, covariant=True)
+
+
+class _Accumulating(Protocol[_Sums]):
+    """What turns blocks of rows into sums that merge."""
+
+    def add(
+        self,
+        blocks: Sequence[NDArray[Any]],
+        *,
+        weights: NDArray[np.float64] | None,
+        row_numbers: Sequence[NDArray[np.int64]],
+    ) -> None: ...
+
+    def moments(self) -> _Sums: ...
 
 
 @dataclass(frozen=True)
@@ -224,31 +243,70 @@ class Pass:
 
     def collect(self, progress: ProgressCallback = ignore) -> Moments | FoldedMoments:
         """Read everything once and return the moments, also if all rows are in one fold."""
-        tree = MergeTree(self.plan.segments)
+        folds = self._reduce(self._accumulators, self.plan.folds, "accumulate", progress)
+        if self._assign is None:
+            return folds[0]
+        return FoldedMoments(tuple(folds), self._options.group_by)
+
+    def precondition(
+        self, preconditioner: Preconditioner, progress: ProgressCallback = ignore
+    ) -> Moments:
+        """Read everything again; return the moments of the rows that a preconditioner makes."""
+        accumulators = partial(self._accumulators, preconditioner=preconditioner)
+        return self._reduce(accumulators, 1, "accumulate again", progress)[0]
+
+    def residuals(
+        self,
+        coefficients: NDArray[np.float64],
+        bias: NDArray[np.float64],
+        progress: ProgressCallback = ignore,
+    ) -> ResidualMoments:
+        """Read everything again; return the sums of a map's residuals, to about 100 bits."""
+
+        def accumulators(count: int) -> list[ResidualAccumulator]:
+            return [
+                ResidualAccumulator(
+                    self.plan.spaces,
+                    coefficients,
+                    bias,
+                    skip_nonfinite=self._options.on_nonfinite == "skip",
+                    labels=[source.label for source in self.sources],
+                )
+            ]
+
+        return self._reduce(accumulators, 1, "residuals", progress)[0]
+
+    def _reduce(
+        self,
+        accumulators: Callable[[int], Sequence[_Accumulating[_Sums]]],
+        folds: int,
+        stage: str,
+        progress: ProgressCallback,
+    ) -> list[_Sums]:
+        tree: MergeTree[_Sums] = MergeTree(self.plan.segments)
         done = 0
 
         def report(rows: int) -> None:
             nonlocal done
             done += rows
             row_bytes = self.plan.bytes_to_read // self.plan.rows
-            progress(Progress("accumulate", done, self.plan.rows, done * row_bytes))
+            progress(Progress(stage, done, self.plan.rows, done * row_bytes))
 
         stream_segments(
             self.plan,
             self.sources,
-            lambda: self._consumer(tree),
+            lambda: self._consumer(tree, accumulators(folds)),
             check=partial(check_ids, self.sources),
             progress=report,
         )
-        folds = tree.result()
-        if self._assign is None:
-            return folds[0]
-        return FoldedMoments(tuple(folds), self._options.group_by)
+        return tree.result()
 
-    def _consumer(self, tree: MergeTree) -> Callable[[Block], None]:
+    def _accumulators(
+        self, count: int, preconditioner: Preconditioner | None = None
+    ) -> list[Accumulator]:
         plan = self.plan
         workspace = Workspace.allocate(plan.spaces, plan.pairs, plan.precision)
-        accumulators = [
+        return [
             Accumulator(
                 plan.spaces,
                 plan.pairs,
@@ -257,14 +315,18 @@ class Pass:
                 labels=[source.label for source in self.sources],
                 workspace=workspace,
                 norms=self._options.norms,
+                preconditioner=preconditioner,
             )
-            for _ in range(plan.folds)
+            for _ in range(count)
         ]
 
+    def _consumer(
+        self, tree: MergeTree[_Sums], accumulators: Sequence[_Accumulating[_Sums]]
+    ) -> Callable[[Block], None]:
         def consume(block: Block) -> None:
             numbers = [source.row_numbers(block.start, block.stop) for source in self.sources]
             weights = None if self._weights is None else self._weights[block.start : block.stop]
-            if self._assign is None:
+            if self._assign is None or len(accumulators) == 1:
                 accumulators[0].add(block.rows, weights=weights, row_numbers=numbers)
             else:
                 assigned = self._assign(block.start, block.stop)
@@ -276,7 +338,7 @@ class Pass:
                         row_numbers=[own[rows] for own in numbers],
                     )
             if block.is_last:
-                tree.add(block.segment.index, [a.moments() for a in accumulators])
+                tree.add(block.segment.index, [each.moments() for each in accumulators])
 
         return consume
 

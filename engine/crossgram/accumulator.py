@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
+from crossgram.double_double import two_sum
+from crossgram.errors import InputError, WidthMismatchError
 from crossgram.kernels import numpy as kernels
-from crossgram.moments import Moments, two_sum
+from crossgram.moments import Moments
 from crossgram.norm_moments import NormMoments
+from crossgram.preconditioner import Preconditioner
+from crossgram.row_checks import finite_rows
 from crossgram.spaces import Pair, Space
 
-__all__ = ["RUN_ROWS", "TILE_ROWS", "Accumulator", "Workspace"]
+__all__ = ["RUN_ROWS", "TILE_ROWS", "Accumulator", "Workspace", "row_weights"]
 
 TILE_ROWS = 1024
 """Rows of one product: enough for BLAS to run at full rate, few enough to stay in the cache."""
@@ -84,6 +87,9 @@ class Accumulator:
         Of the same spaces, pairs and precision; by default one of its own.
     norms : bool
         Keep the sums that unbiased CKA needs too; of every block and rows of weight 1 only.
+    preconditioner : Preconditioner, optional
+        Of the first space, source, and the second, target: what their rows become first. It takes
+        the place of the shift.
     """
 
     def __init__(
@@ -96,6 +102,7 @@ class Accumulator:
         labels: Sequence[str] | None = None,
         workspace: Workspace | None = None,
         norms: bool = False,
+        preconditioner: Preconditioner | None = None,
     ) -> None:
         self._spaces = tuple(spaces)
         self._precision = precision
@@ -111,6 +118,7 @@ class Accumulator:
         }
         self._work = workspace or Workspace.allocate(self._spaces, self._blocks, precision)
         self._norms = NormMoments.zeros(dims) if norms else None
+        self._preconditioner = preconditioner
         self._rows = self._skipped = 0
         self._weight = 0.0
         self._earlier: Moments | None = None
@@ -146,7 +154,7 @@ class Accumulator:
                 "weights: norms are kept of rows of weight 1 only, for unbiased CKA; leave out the "
                 "weights or the norms"
             )
-        checked = None if weights is None else _check_weights(weights, rows)
+        checked = None if weights is None else row_weights(weights, rows)
         numbers = row_numbers or [np.arange(rows)] * len(self._spaces)
         for start in range(0, rows, TILE_ROWS):
             tile = slice(start, start + TILE_ROWS)
@@ -251,7 +259,9 @@ class Accumulator:
         )
         tiles, sums = self._stage(blocks, roots, weights)
         if not all(np.isfinite(column_sums).all() for column_sums in sums):
-            keep = self._finite_rows(blocks, numbers)
+            keep = finite_rows(
+                blocks, self._spaces, self._labels, numbers, skip=self._skip_nonfinite
+            )
             self._skipped += int(rows - keep.sum())
             if keep.any():
                 self._add_tile(
@@ -292,48 +302,25 @@ class Accumulator:
         with np.errstate(invalid="ignore", over="ignore"):
             for k, (space, block) in enumerate(zip(self._spaces, blocks, strict=True)):
                 values = kernels.unit_rows(block) if space.normalized else block
-                if self._weight == 0:
+                if self._weight == 0 and self._preconditioner is None:
                     # a number of the tile's own dtype, so that shifting by it adds no rounding
                     self._shifts[k][:] = _mean(values, weights).astype(self._dtype)
                 tile = self._work.tiles[k][:rows]
-                kernels.centre(values, self._shifts[k], tile)
+                self._transform(k, values, tile)
                 if weights is not None:
                     tile *= roots[:, None]
                 tiles.append(tile)
                 sums.append(kernels.weighted_sum(roots, tile))
         return tiles, sums
 
-    def _finite_rows(
-        self, blocks: list[NDArray[Any]], numbers: Sequence[NDArray[np.int64]]
-    ) -> NDArray[np.bool_]:
-        keep = np.ones(len(blocks[0]), bool)
-        for k, (space, block) in enumerate(zip(self._spaces, blocks, strict=True)):
-            finite = np.isfinite(block).all(axis=1)
-            if space.normalized:
-                finite &= block.any(axis=1)
-            if not self._skip_nonfinite and not finite.all():
-                row = int(np.argmin(finite))
-                self._refuse(k, block[row], int(numbers[k][row]))
-            keep &= finite
-        if keep.all():
-            raise InputError(
-                f"{' and '.join(self._labels)}: sums of squares overflow near row {numbers[0][0]}; "
-                "every value is finite but too large for float64 moments, divide the rows by a "
-                "constant first"
-            )
-        return keep
-
-    def _refuse(self, k: int, row: NDArray[Any], number: int) -> None:
-        bad = np.flatnonzero(~np.isfinite(row))
-        what = (
-            f"holds {row[bad[0]]} in column {bad[0]}"
-            if len(bad)
-            else "is all zeros and has no direction, though unit rows were asked for"
-        )
-        raise NonFiniteError(
-            f"{self._labels[k]}: row {number} {what}; mend the store, or leave such rows "
-            "out of every space with --on-nonfinite skip"
-        )
+    def _transform(self, k: int, values: NDArray[Any], tile: NDArray[Any]) -> None:
+        if self._preconditioner is None:
+            kernels.centre(values, self._shifts[k], tile)
+            return
+        kernels.centre(values, self._preconditioner.centres[k], tile)
+        if k == 0:
+            tile[:, self._preconditioner.constant] = 0.0
+            kernels.solve_triangle(tile, self._preconditioner.triangle)
 
     def _check(self, blocks: Sequence[NDArray[Any]]) -> int:
         if len(blocks) != len(self._spaces):
@@ -346,7 +333,7 @@ class Accumulator:
                 raise WidthMismatchError(
                     f"{label}: rows of shape {block.shape} given, expected {space.dim} columns"
                 )
-            if block.dtype.kind != "f" or block.dtype.itemsize > 8:
+            if block.dtype.kind != "f":
                 raise InputError(f"{label}: dtype {block.dtype} given, expected floats")
             if len(block) != rows:
                 raise InputError(
@@ -364,7 +351,8 @@ def _mean(rows: NDArray[Any], weights: NDArray[np.float64] | None) -> NDArray[np
     return mean
 
 
-def _check_weights(weights: ArrayLike, rows: int) -> NDArray[np.float64]:
+def row_weights(weights: ArrayLike, rows: int) -> NDArray[np.float64]:
+    """Return one finite, non-negative weight per row, or raise `InputError`."""
     checked = np.asarray(weights, dtype=np.float64)
     if checked.shape != (rows,):
         raise InputError(f"weights: shape {checked.shape} given, expected ({rows},)")

@@ -1,15 +1,22 @@
-"""Merging the moments of segments in a fixed binary tree."""
+"""Merging the moments, or other sums, of segments in a fixed binary tree."""
 
 from __future__ import annotations
 
 import threading
-
-from crossgram.moments import Moments
+from typing import Any, Generic, Protocol, TypeVar
 
 __all__ = ["MergeTree"]
 
 
-class MergeTree:
+class _Absorbing(Protocol):
+    def absorb(self, other: Any) -> None:
+        """Merge with the same of the rows that follow."""
+
+
+_Sums = TypeVar("_Sums", bound=_Absorbing)
+
+
+class MergeTree(Generic[_Sums]):
     """Merges neighbours as they arrive, in any order, always in the same tree.
 
     Leaves 0 and 1, 2 and 3, ... merge first, then their parents; a node without a right
@@ -24,11 +31,11 @@ class MergeTree:
 
     def __init__(self, leaves: int) -> None:
         self._leaves = leaves
-        self._waiting: dict[tuple[int, int], list[Moments]] = {}
+        self._waiting: dict[tuple[int, int], list[_Sums]] = {}
         self._lock = threading.Lock()
 
-    def add(self, index: int, leaf: list[Moments]) -> None:
-        """Add the moments of segment `index`, one per fold; they belong to the tree from now."""
+    def add(self, index: int, leaf: list[_Sums]) -> None:
+        """Add the sums of segment `index`, one per fold; they belong to the tree from now."""
         level, node = 0, leaf
         while True:
             with self._lock:
@@ -45,7 +52,7 @@ class MergeTree:
                 node = left
             level, index = level + 1, index // 2
 
-    def result(self) -> list[Moments]:
-        """Return the moments of all segments, one per fold."""
+    def result(self) -> list[_Sums]:
+        """Return the sums of all segments, one per fold."""
         ((_, root),) = self._waiting.items()
         return root

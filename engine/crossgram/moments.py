@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from crossgram.double_double import two_sum
 from crossgram.errors import CorruptDataError, InputError, WidthMismatchError
 from crossgram.history import History, from_facts, subtracted
 from crossgram.norm_moments import NormMoments
 from crossgram.spaces import Pair, Space, all_pairs, map_pairs
 from crossgram.tensor_file import read_tensors, write_tensors
 
-__all__ = ["Moments", "two_sum"]
+__all__ = ["Moments"]
 
 _KIND = "moments"
 _STRIP = 256
@@ -520,15 +521,6 @@ class Moments:
         whole = self.pairs == all_pairs(len(self.spaces)) and self.weight == self.rows
         if self.norms is not None and not whole:
             raise ValueError("norms of weighted rows, or of some blocks only")
-
-
-def two_sum(
-    a: NDArray[np.float64], b: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a + b rounded, and what the rounding left out, exactly (Knuth, TAOCP 2, 4.2.2)."""
-    total = a + b
-    part = total - a
-    return total, (a - (total - part)) + (b - part)
 
 
 def _check_finite(

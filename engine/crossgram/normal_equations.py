@@ -10,7 +10,7 @@ import scipy.linalg
 import scipy.sparse.linalg
 from numpy.typing import NDArray
 
-__all__ = ["Factor", "factor"]
+__all__ = ["Factor", "factor", "minimum_norm"]
 
 _DENSE_SPECTRUM = 1024
 _LANCZOS_TOLERANCE = 1e-3
@@ -54,10 +54,27 @@ class Factor:
         assert self.values is not None
         assert self.vectors is not None
         known = (self.vectors.T @ scaled) / self.values[:, None]
-        basis, triangle = _range(self.scale, self.vectors)
-        solution = basis @ scipy.linalg.solve_triangular(triangle, known, trans="T")
-        solution[self.scale == 0] = 0.0
-        return np.asarray(solution)
+        return minimum_norm(self.scale, self.vectors, known)
+
+
+def minimum_norm(
+    scale: NDArray[np.float64], vectors: NDArray[np.float64], known: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the M of minimum norm with Vᵀ D⁻¹ M = known, shape (p, q).
+
+    Parameters
+    ----------
+    scale : ndarray, shape (p,)
+        Diagonal of D: one over the column lengths, 0 for a constant column.
+    vectors : ndarray, shape (p, r)
+        V: an orthonormal basis of the range of the scaled Gram matrix.
+    known : ndarray, shape (r, q)
+        Coordinates of the scaled solution in it.
+    """
+    basis, triangle = _range(scale, vectors)
+    solution = basis @ scipy.linalg.solve_triangular(triangle, known, trans="T")
+    solution[scale == 0] = 0.0
+    return np.asarray(solution)
 
     def half_solve(self, right: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return a B with Bᵀ B = rightᵀ A⁻¹ right, (p, q), of the pseudo-inverse if A is singular.

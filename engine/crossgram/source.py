@@ -271,7 +271,7 @@ def check_matrix(shape: tuple[int, ...], dtype: np.dtype[Any], label: str) -> No
     """Refuse what is not rows x columns of floats, at least one of each."""
     if len(shape) != 2:
         raise InputError(f"{label}: has shape {tuple(shape)}, expected rows x columns")
-    if dtype.kind != "f" or dtype.itemsize > 8:
+    if dtype.kind != "f":
         raise InputError(
             f"{label}: has dtype {dtype}, expected float16, float32 or float64; convert it"
         )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cython_blas
 
-__all__ = ["gemm", "syrk"]
+__all__ = ["gemm", "syrk", "trsm"]
 
 _Routine = Callable[..., None]
 
@@ -32,6 +32,7 @@ def _routine(name: str, arguments: int) -> _Routine:
 
 _SYRK = {np.dtype(np.float32): _routine("ssyrk", 10), np.dtype(np.float64): _routine("dsyrk", 10)}
 _GEMM = {np.dtype(np.float32): _routine("sgemm", 13), np.dtype(np.float64): _routine("dgemm", 13)}
+_DTRSM = _routine("dtrsm", 11)
 _SCALAR: dict[np.dtype[Any], Any] = {
     np.dtype(np.float32): ctypes.c_float,
     np.dtype(np.float64): ctypes.c_double,
@@ -95,6 +96,32 @@ def gemm(x: NDArray[Any], y: NDArray[Any], out: NDArray[Any], *, beta: float = 1
         ctypes.byref(scalar(beta)),
         out.ctypes.data,
         _integer(q),
+    )
+
+
+def trsm(z: NDArray[np.float64], triangle: NDArray[np.float64]) -> None:
+    """Replace the rows of z by those of z R⁻¹.
+
+    Parameters
+    ----------
+    z : ndarray, shape (rows, p), float64, C-contiguous
+    triangle : ndarray, shape (p, p), float64, C-contiguous
+        R, of which the upper triangle is used.
+    """
+    _check(z, triangle)
+    rows, p = z.shape
+    _DTRSM(
+        ctypes.c_char_p(b"L"),
+        ctypes.c_char_p(b"L"),
+        ctypes.c_char_p(b"N"),
+        ctypes.c_char_p(b"N"),
+        _integer(p),
+        _integer(rows),
+        ctypes.byref(ctypes.c_double(1.0)),
+        triangle.ctypes.data,
+        _integer(p),
+        z.ctypes.data,
+        _integer(p),
     )
 
 

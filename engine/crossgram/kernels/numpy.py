@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from crossgram.kernels.blas import gemm, syrk
+from crossgram.kernels.blas import gemm, syrk, trsm
 
 __all__ = [
     "NAME",
@@ -18,6 +18,7 @@ __all__ = [
     "add_squares",
     "allocate",
     "centre",
+    "solve_triangle",
     "unit_rows",
     "weighted_sum",
 ]
@@ -45,6 +46,11 @@ def centre(block: NDArray[Any], shift: NDArray[Any], out: NDArray[Any]) -> None:
         rows = out[start : start + _CACHED_ROWS]
         np.copyto(rows, block[start : start + _CACHED_ROWS], casting="same_kind")
         rows -= own_shift
+
+
+def solve_triangle(z: NDArray[np.float64], triangle: NDArray[np.float64]) -> None:
+    """Replace the rows of z (rows, p) by those of z R⁻¹, R (p, p) being upper triangular."""
+    trsm(z, triangle)
 
 
 def unit_rows(block: NDArray[Any]) -> NDArray[np.float64]:
