@@ -300,3 +300,26 @@ def paired_rows(
     x = rng.standard_normal((rows, p)) @ rng.standard_normal((p, p)) + rng.standard_normal(p)
     y = x @ rng.standard_normal((p, q)) + rng.standard_normal(q)
     return x, y + noise * rng.standard_normal((rows, q))
+
+
+def longdouble_least_squares(
+    x: NDArray[np.float64], y: NDArray[np.float64], *, intercept: bool
+) -> NDArray[np.longdouble]:
+    """Return the coefficients (p, q) by Householder's QR in long double, of scaled columns."""
+    p = x.shape[1]
+    rows = np.hstack([x, y]).astype(np.longdouble)
+    if intercept:
+        rows -= rows.mean(axis=0)
+    lengths = np.sqrt((rows[:, :p] ** 2).sum(axis=0))
+    rows[:, :p] /= lengths
+    for k in range(p):
+        mirror = rows[k:, k].copy()
+        length = np.sqrt((mirror**2).sum())
+        mirror[0] += length if mirror[0] >= 0 else -length
+        mirror /= np.sqrt((mirror**2).sum())
+        rows[k:, k:] -= 2 * np.outer(mirror, mirror @ rows[k:, k:])
+    solution = rows[:p, p:].copy()
+    for k in reversed(range(p)):
+        solution[k] -= rows[k, k + 1 : p] @ solution[k + 1 :]
+        solution[k] /= rows[k, k]
+    return np.asarray(solution / lengths[:, None])

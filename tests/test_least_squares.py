@@ -308,7 +308,7 @@ class TestDigits:
     @pytest.mark.parametrize("spread", [1e7, 1e8, 1e9])
     def test_are_none_where_one_pass_cannot_tell_the_rank(self, spread: float) -> None:
         x, y = nearly_dependent_problem(spread)
-        certificate = cg.fit(x, y).certificate
+        certificate = cg.fit(x, y, digits=0).certificate
         assert certificate.rank < 8
         assert certificate.digits == 0
         assert any("as far as one pass can tell" in note for note in certificate.notes)

@@ -79,6 +79,7 @@ def certificate_lines(certificate: Certificate) -> list[tuple[str, str]]:
             (
                 f"{certificate.method}, {'an' if certificate.intercept else 'no'} intercept, "
                 f"{ridge}, {certificate.precision} on {certificate.backend}"
+                + (f", {certificate.passes} passes" if certificate.passes > 1 else "")
             ),
         ),
     ]

@@ -123,10 +123,11 @@ class Options:
                 )
 
 
-_Sums = TypeVar("_Sums", Moments, ResidualMoments, covariant=True)
+_Sums = TypeVar("_Sums", Moments, ResidualMoments)
+_Sums_co = TypeVar("_Sums_co", covariant=True)
 
 
-class _Accumulating(Protocol[_Sums]):
+class _Accumulating(Protocol[_Sums_co]):
     """What turns blocks of rows into sums that merge."""
 
     def add(
@@ -137,7 +138,7 @@ class _Accumulating(Protocol[_Sums]):
         row_numbers: Sequence[NDArray[np.int64]],
     ) -> None: ...
 
-    def moments(self) -> _Sums: ...
+    def moments(self) -> _Sums_co: ...
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from crossgram.errors import InputError
 
 __all__ = ["Certificate"]
 
+_LISTS = ("residual_sd", "coefficient_spread")
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("rows", "skipped", "source_dim", "target_dim", "rank", "passes"), (int,)),
     **dict.fromkeys(("condition", "digits", "residual", "r2", "ridge"), (int, float)),
@@ -17,7 +18,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("r2_per_output", "notes"), (list, tuple)),
     "intercept": (bool,),
     "folds": (int,),
-    "cross_validated_r2": (int, float, type(None)),
+    **dict.fromkeys(("cross_validated_r2", "bias_spread"), (int, float, type(None))),
+    **dict.fromkeys(_LISTS, (list, tuple, type(None))),
 }
 
 
@@ -66,6 +68,14 @@ class Certificate:
         Folds of the cross-validation, 0 without.
     cross_validated_r2 : float or None
         Pooled share of variance explained on held-out folds.
+    residual_sd : tuple of float, or None
+        Standard deviation of the residuals of each output, over the degrees of freedom; None
+        with ridge, weights, too few rows, or where the solution is not unique.
+    coefficient_spread : tuple of float, or None
+        For each source column the standard error of its coefficients over `residual_sd`: the root
+        of the diagonal of (XᵀX)⁻¹, X centred if there is an intercept.
+    bias_spread : float or None
+        The same for the bias, 0 without an intercept.
     notes : tuple of str
         What the reader should know before using the map.
     """
@@ -89,6 +99,9 @@ class Certificate:
     ridge_chosen_by: str = "caller"
     folds: int = 0
     cross_validated_r2: float | None = None
+    residual_sd: tuple[float, ...] | None = None
+    coefficient_spread: tuple[float, ...] | None = None
+    bias_spread: float | None = None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,6 +124,7 @@ class Certificate:
                     **values,
                     "r2_per_output": tuple(values["r2_per_output"]),
                     "notes": tuple(map(str, values["notes"])),
+                    **{name: values[name] and tuple(values[name]) for name in _LISTS},
                 }
             )
         except (KeyError, TypeError) as error:
@@ -121,5 +135,6 @@ def _check_kinds(values: Mapping[str, Any]) -> None:
     for name, kinds in _KINDS.items():
         if type(values[name]) not in kinds:
             raise TypeError(f"{name} is {values[name]!r}")
-    if {type(value) for value in values["r2_per_output"]} - {int, float}:
-        raise TypeError("r2_per_output holds something else than numbers")
+    for name in ("r2_per_output", *_LISTS):
+        if {type(value) for value in values[name] or ()} - {int, float}:
+            raise TypeError(f"{name} holds something else than numbers")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ __all__ = [
     "NOISE",
     "SUM_ROUNDING",
     "Affine",
+    "Spread",
     "certified_map",
     "correct_digits",
     "ends",
@@ -34,13 +36,29 @@ EPSILON = {"exact": float(np.finfo(np.float64).eps), "fast": float(np.finfo(np.f
 NOISE = {"exact": 0.0, "fast": 4 * EPSILON["fast"]}
 """Eigenvalues of a Gram matrix, as shares of the largest, that its products' rounding makes up."""
 
-SUM_ROUNDING = 16
+SUM_ROUNDING = 8
 """Relative error of a sum of products in units of ε. Values of few bits, as float16, float32 and
 rectified ones are, round the same way time and again: up to 50 ε were measured."""
 
 _MOST_DIGITS = -math.log10(EPSILON["exact"])
 _VISIBLE_IN_R2 = 1e-6
 _CONSTANT_SPREAD = 8 * EPSILON["exact"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What standard errors are made of, besides the residuals.
+
+    Attributes
+    ----------
+    coefficients : ndarray, shape (p,)
+        Square roots of the diagonal of (XᵀX)⁻¹.
+    bias : float
+        The same for the intercept, 0 without.
+    """
+
+    coefficients: NDArray[np.float64]
+    bias: float
 
 
 class Affine(Protocol):
@@ -156,7 +174,20 @@ def correct_digits(error: float) -> float:
     """Return the correct decimal digits that a relative error leaves, from 0 to 16."""
     if error <= EPSILON["exact"]:
         return _MOST_DIGITS
-    return max(-math.log10(error), 0.0)
+    return -math.log10(min(error, 1.0)) + 0.0
+
+
+def _errors(
+    moments: Moments, residuals: NDArray[np.float64], spread: Spread | None, unknowns: int
+) -> dict[str, Any]:
+    freedom = moments.rows - unknowns
+    if spread is None or freedom < 1 or moments.weight != moments.rows:
+        return {}
+    return {
+        "residual_sd": tuple(map(float, np.sqrt(residuals / freedom))),
+        "coefficient_spread": tuple(map(float, spread.coefficients)),
+        "bias_spread": spread.bias,
+    }
 
 
 def certified_map(
@@ -172,12 +203,20 @@ def certified_map(
     intercept: bool,
     ridge: float,
     notes: tuple[str, ...],
+    spread: Spread | None = None,
+    passes: int = 1,
+    residuals: NDArray[np.float64] | None = None,
 ) -> LinearMap:
-    """Return a solution as a map, with a certificate that says how it fits these moments' rows."""
+    """Return a solution as a map, with a certificate that says how it fits these moments' rows.
+
+    The sums of squared residuals are of the moments, unless later passes gave better ones.
+    """
     j = moments.index(target.name)
-    residuals = residual_squares(moments, source.name, target.name, fit)
     totals = moments.squares[j]
-    noise = residual_noise(moments, source.name, fit, intercept)
+    noise = np.zeros(target.dim)
+    if residuals is None:
+        residuals = residual_squares(moments, source.name, target.name, fit)
+        noise = residual_noise(moments, source.name, fit, intercept)
     constant = is_rounding(totals, moments, target.name)
     reproduced = is_rounding(residuals, moments, target.name) | (residuals <= noise)
     shares = np.where(constant, ~reproduced, residuals / np.where(constant, 1.0, totals))
@@ -197,13 +236,14 @@ def certified_map(
         residual=math.sqrt(share),
         r2=1.0 - share,
         r2_per_output=tuple(float(value) for value in 1.0 - shares),
-        passes=1,
+        passes=passes,
         method=method,
         precision=moments.precision,
         backend="numpy",
         intercept=intercept,
         ridge=ridge,
         notes=notes,
+        **_errors(moments, residuals, spread, rank + intercept),
     )
     return LinearMap(
         weight=np.ascontiguousarray(fit.coefficients.T),

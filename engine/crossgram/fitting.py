@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from crossgram.accumulation import Options, open_spaces, planned, prepared
@@ -12,6 +13,7 @@ from crossgram.cross_validation import cross_validated_r2
 from crossgram.errors import InputError
 from crossgram.evidence import ends
 from crossgram.folds import FoldedMoments
+from crossgram.further_passes import check_digits, refine
 from crossgram.linear_map import LinearMap
 from crossgram.maps import Method
 from crossgram.moments import Moments
@@ -60,14 +62,15 @@ class FitReport:
         certificate = self.map.certificate
         assert certificate is not None
         facts = certificate.to_dict()
-        del facts["r2_per_output"]
+        for name in ("r2_per_output", "residual_sd", "coefficient_spread", "bias_spread"):
+            del facts[name]
         return {
             "source": self.map.source.name,
             "target": self.map.target.name,
             **facts,
             "seconds": self.seconds,
             "rows_per_second": self.plan.rows / self.seconds,
-            "bytes_read": self.plan.bytes_to_read,
+            "bytes_read": self.plan.bytes_to_read * certificate.passes,
             "flops": self.plan.flops,
             "threads": self.plan.threads,
             "peak_memory_bytes": self.peak_memory_bytes,
@@ -85,6 +88,7 @@ def fit(
     method: str = "lstsq",
     rank: int | None = None,
     scale: bool = False,
+    digits: float = 6,
     normalize: bool | str = False,
     progress: ProgressCallback = ignore,
     **options: Any,
@@ -108,6 +112,9 @@ def fit(
         That rank, from 1 to min(p, q), for "reduced-rank" only.
     scale : bool
         Whether the rotation may be scaled, for "procrustes" only.
+    digits : float
+        Correct digits of the map, up to 15: of least squares, rows are read again as often as it
+        takes and helps. Not with precision "fast".
     normalize : {False, True, "source", "target", "both"}
         Divide rows by their Euclidean lengths first; True is "both".
     progress : callable
@@ -145,6 +152,7 @@ def fit(
         method=method,
         rank=rank,
         scale=scale,
+        digits=digits,
         normalize=normalize,
         progress=progress,
         **options,
@@ -161,6 +169,7 @@ def fit_with_report(
     method: str = "lstsq",
     rank: int | None = None,
     scale: bool = False,
+    digits: float = 6,
     normalize: bool | str = False,
     progress: ProgressCallback = ignore,
     record: bool = False,
@@ -171,6 +180,7 @@ def fit_with_report(
     With `record`, the moments of the report have a history, as those of `accumulate` do.
     """
     chosen = _method(method, intercept, ridge, rank, scale)
+    check_digits(digits)
     memory = PeakMemory()
     started = time.perf_counter()
     spaces, settled = _settle(x, y, normalize, options, held_out=ridge == _AUTO)
@@ -178,7 +188,14 @@ def fit_with_report(
         source, target = ready.plan.spaces
         chosen.check(source, target)
         moments = ready.run(progress, record=record)
-        solved, path = _solve(moments, source.name, target.name, chosen, automatic=ridge == _AUTO)
+        solved, path = _solve(
+            moments,
+            source.name,
+            target.name,
+            chosen,
+            automatic=ridge == _AUTO,
+            again=partial(refine, ready, digits=digits, progress=progress),
+        )
         return FitReport(
             map=solved,
             moments=moments,
@@ -264,6 +281,7 @@ def _solve(
     chosen: Method,
     *,
     automatic: bool,
+    again: Callable[[Moments, LinearMap], LinearMap] | None = None,
 ) -> tuple[LinearMap, RidgePath | None]:
     some = moments if isinstance(moments, Moments) else moments.folds[0]
     source, target = (space.name for space in ends(some, source, target))
@@ -273,6 +291,8 @@ def _solve(
         chosen = replace(chosen, ridge=path.chosen)
     total = moments if isinstance(moments, Moments) else moments.total()
     solved = chosen.solve(total, source, target)
+    if again is not None and chosen.name == "lstsq":
+        solved = again(total, solved)
     certificate = solved.certificate
     assert certificate is not None
     if path is not None:

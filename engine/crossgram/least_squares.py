@@ -15,6 +15,7 @@ from crossgram.evidence import (
     EPSILON,
     NOISE,
     SUM_ROUNDING,
+    Spread,
     certified_map,
     correct_digits,
     ends,
@@ -29,11 +30,11 @@ from crossgram.spaces import Space
 
 __all__ = [
     "Fit",
+    "Rank",
     "check_ridge",
     "coefficient_digits",
     "digit_notes",
     "factor_normal",
-    "rank_is_known",
     "row_notes",
     "solve",
     "solve_least_squares",
@@ -44,6 +45,25 @@ _AS_FAR = {
     "exact": " as far as one pass can tell, which is up to a condition number of about 1e7",
     "fast": " as far as float32 products can tell",
 }
+
+
+@dataclass(frozen=True)
+class Rank:
+    """How many directions the source's rows have.
+
+    Attributes
+    ----------
+    found : int
+        Numerical rank.
+    varying : int
+        Columns that are not constant.
+    doubt : str
+        How far that can be told, in words; empty if no direction was left out that may be there.
+    """
+
+    found: int
+    varying: int
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +83,17 @@ class Fit:
     coefficients: NDArray[np.float64]
     bias: NDArray[np.float64]
     factor: Factor
+
+    def rank(self, moments: Moments, intercept: bool) -> Rank:
+        """Return the rank that one pass found, and whether another could find a higher one.
+
+        Of a Gram matrix, eigenvalues are seen down to ε times the largest, so singular values of
+        the rows down to √ε. Few rows explain a low rank by themselves.
+        """
+        varying = int(np.count_nonzero(self.factor.scale))
+        found = self.factor.rank
+        is_certain = found >= min(varying, moments.rows - intercept)
+        return Rank(found, varying, "" if is_certain else _AS_FAR[moments.precision])
 
     @property
     def scaled(self) -> NDArray[np.float64]:
@@ -123,6 +154,7 @@ def solve(
         moments, from_space.name, to_space.name, intercept=intercept, ridge=ridge
     )
     _check_felt(ridge, moments, from_space.name, intercept)
+    rank = fit.rank(moments, intercept)
     digits = coefficient_digits(moments, to_space.name, fit, intercept)
     return certified_map(
         moments,
@@ -135,8 +167,9 @@ def solve(
         method="cholesky" if fit.factor.cholesky is not None else "minimum norm",
         intercept=intercept,
         ridge=ridge,
-        notes=row_notes(moments, from_space, fit, intercept, ridge)
-        + digit_notes(moments, from_space, fit, intercept, digits),
+        spread=_spread(moments, from_space.name, fit, intercept, ridge),
+        notes=row_notes(moments, from_space, rank, intercept, ridge)
+        + digit_notes(moments, from_space, rank, digits),
     )
 
 
@@ -205,7 +238,7 @@ def coefficient_digits(moments: Moments, target: str, fit: Fit, intercept: bool)
     the lengths of the columns, times `SUM_ROUNDING`, independently, so that R β = c gives
     ‖Δβ‖ ≈ ε ‖R⁻¹‖_F (‖β‖ + ‖y‖): docs/mathematics.md, "Digits".
     """
-    if not rank_is_known(moments, fit, intercept):
+    if fit.rank(moments, intercept).doubt:
         return 0.0  # what was left out as noise of the products may have been part of the map
     lengths = np.sqrt(sums_of_squares(moments, target, intercept))
     sizes = np.linalg.norm(fit.scaled, axis=0)
@@ -215,18 +248,22 @@ def coefficient_digits(moments: Moments, target: str, fit: Fit, intercept: bool)
     return correct_digits(error if known.any() else 0.0)
 
 
-def rank_is_known(moments: Moments, fit: Fit, intercept: bool) -> bool:
-    """Tell whether no direction was left out that one more pass might find to be there.
-
-    Of a Gram matrix, eigenvalues are seen down to ε times the largest, so singular values of the
-    rows down to √ε. Few rows explain a low rank by themselves.
-    """
-    varying = int(np.count_nonzero(fit.factor.scale))
-    return fit.factor.rank >= min(varying, moments.rows - intercept)
+def _spread(
+    moments: Moments, source: str, fit: Fit, intercept: bool, ridge: float
+) -> Spread | None:
+    """Return what standard errors are made of, where the solution is unique and not shrunk."""
+    if ridge or fit.factor.cholesky is None:
+        return None
+    bias = 0.0
+    if intercept:
+        mean = moments.means[moments.index(source)]
+        half = fit.factor.half_solve(mean[:, None])
+        bias = math.sqrt(1 / moments.weight + float((half**2).sum()))
+    return Spread(np.sqrt(fit.factor.inverse_diagonal()), bias)
 
 
 def row_notes(
-    moments: Moments, source: Space, fit: Fit, intercept: bool, ridge: float
+    moments: Moments, source: Space, rank: Rank, intercept: bool, ridge: float
 ) -> tuple[str, ...]:
     """Return what is to be said of rows that are few or of deficient rank."""
     notes = []
@@ -243,20 +280,18 @@ def row_notes(
             f"only {moments.rows} rows for {unknowns} coefficients per output: expect "
             "overfitting; check with --folds, use ridge, or more rows"
         )
-    if fit.factor.rank < source.dim:
-        constant = source.dim - np.count_nonzero(fit.factor.scale)
+    if rank.found < source.dim:
+        constant = source.dim - rank.varying
         notes.append(
-            f"the rows of {source.name} have rank {fit.factor.rank} of {source.dim}"
-            f"{'' if rank_is_known(moments, fit, intercept) else _AS_FAR[moments.precision]}"
+            f"the rows of {source.name} have rank {rank.found} of {source.dim}"
+            f"{rank.doubt}"
             f"{f' (constant columns: {constant})' if constant else ''}: "
             "this is the solution of minimum norm"
         )
     return tuple(notes)
 
 
-def digit_notes(
-    moments: Moments, source: Space, fit: Fit, intercept: bool, digits: float
-) -> tuple[str, ...]:
+def digit_notes(moments: Moments, source: Space, rank: Rank, digits: float) -> tuple[str, ...]:
     """Return what is to be said of a solution of few digits."""
     if digits >= _FEW_DIGITS:
         return ()
@@ -264,7 +299,7 @@ def digit_notes(
         f"about {digits:.0f} digits of the map are correct, because columns of {source.name} "
         "are nearly dependent; its predictions keep more. Ridge gives more digits"
     )
-    if not rank_is_known(moments, fit, intercept):
+    if rank.doubt:
         note = (
             f"no digit of the map is certain: columns of {source.name} depend on each other, or "
             "nearly so, and which of the two cannot be told. Ridge makes the map well defined"

@@ -101,6 +101,34 @@ class LinearMap:
         mapped += self.bias.astype(dtype)
         return mapped
 
+    def standard_errors(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the standard errors of the weight and the bias, shapes (q, p) and (q,).
+
+        Of ordinary least squares with residuals that are independent and, for each output, of one
+        variance: s_j times the root of the diagonal of (XᵀX)⁻¹, s_j² the residual variance of
+        output j over its degrees of freedom.
+
+        Raises
+        ------
+        InputError
+            If the map's certificate has none: with ridge, weights, rows of deficient rank, or too
+            few of them; or the map is no least-squares fit.
+        """
+        certificate = self.certificate
+        if (
+            certificate is None
+            or certificate.residual_sd is None
+            or certificate.coefficient_spread is None
+        ):
+            raise InputError(
+                f"map {self.source.name} to {self.target.name}: has no standard errors; they are "
+                "of an unweighted least-squares fit without ridge, of full rank, with more rows "
+                "than coefficients"
+            )
+        deviations = np.array(certificate.residual_sd)
+        spread = np.array(certificate.coefficient_spread)
+        return np.outer(deviations, spread), deviations * (certificate.bias_spread or 0.0)
+
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write a safetensors file with the keys `weight` and `bias`, whole or not at all.
 

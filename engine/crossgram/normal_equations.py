@@ -56,6 +56,27 @@ class Factor:
         known = (self.vectors.T @ scaled) / self.values[:, None]
         return minimum_norm(self.scale, self.vectors, known)
 
+    def half_solve(self, right: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return a B with Bᵀ B = rightᵀ A⁻¹ right, (p, q), of the pseudo-inverse if A is singular.
+
+        `right` must be in the range of A.
+        """
+        scaled = self.scale[:, None] * right
+        if self.cholesky is not None:
+            half = scipy.linalg.solve_triangular(
+                self.cholesky, scaled, lower=True, overwrite_b=True, check_finite=False
+            )
+            return np.asarray(half)
+        assert self.values is not None
+        assert self.vectors is not None
+        return self.vectors @ ((self.vectors.T @ scaled) / np.sqrt(self.values)[:, None])
+
+    def inverse_diagonal(self) -> NDArray[np.float64]:
+        """Return the diagonal of A⁻¹, (p,), of an A that is not singular."""
+        assert self.cholesky is not None
+        inverse, _ = scipy.linalg.lapack.dpotri(self.cholesky, lower=True)
+        return np.asarray(self.scale**2 * inverse.diagonal())
+
 
 def minimum_norm(
     scale: NDArray[np.float64], vectors: NDArray[np.float64], known: NDArray[np.float64]
@@ -75,21 +96,6 @@ def minimum_norm(
     solution = basis @ scipy.linalg.solve_triangular(triangle, known, trans="T")
     solution[scale == 0] = 0.0
     return np.asarray(solution)
-
-    def half_solve(self, right: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return a B with Bᵀ B = rightᵀ A⁻¹ right, (p, q), of the pseudo-inverse if A is singular.
-
-        `right` must be in the range of A.
-        """
-        scaled = self.scale[:, None] * right
-        if self.cholesky is not None:
-            half = scipy.linalg.solve_triangular(
-                self.cholesky, scaled, lower=True, overwrite_b=True, check_finite=False
-            )
-            return np.asarray(half)
-        assert self.values is not None
-        assert self.vectors is not None
-        return self.vectors @ ((self.vectors.T @ scaled) / np.sqrt(self.values)[:, None])
 
 
 def _range(

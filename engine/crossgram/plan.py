@@ -164,6 +164,9 @@ def make_plan(
         terms = _streaming(
             sources, spaces, kept, segment_rows, block_rows, ring, count, folds, precision
         )
+        if solve is not None:
+            # a further pass has the moments of the first beside its own, and a triangle
+            terms["earlier pass"] = 8 * (elements(dims, wanted) + dims[solve[0]] ** 2)
         held = sum(terms.values())
         terms["solving"] = max(0, _solving(dims, wanted, folds, solve) - held)
         terms["joining"] = max(0, joining - held - terms["solving"])

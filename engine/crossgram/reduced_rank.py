@@ -24,7 +24,6 @@ from crossgram.least_squares import (
     Fit,
     coefficient_digits,
     digit_notes,
-    rank_is_known,
     row_notes,
     solve_least_squares,
 )
@@ -136,10 +135,11 @@ def solve(
     fit = solve_reduced_rank(
         moments, from_space.name, to_space.name, rank=rank, intercept=intercept, ridge=ridge
     )
-    notes = row_notes(moments, from_space, fit.full, intercept, ridge)
+    full_rank = fit.full.rank(moments, intercept)
+    notes = row_notes(moments, from_space, full_rank, intercept, ridge)
     if rank == min(from_space.dim, to_space.dim):
         digits = coefficient_digits(moments, to_space.name, fit.full, intercept)
-        notes += digit_notes(moments, from_space, fit.full, intercept, digits)
+        notes += digit_notes(moments, from_space, full_rank, digits)
     else:
         digits = _estimate_digits(moments, to_space.name, fit, rank, intercept)
         notes += _digit_notes(from_space, to_space, fit, rank, digits)
@@ -261,7 +261,7 @@ def _estimate_digits(
     rank".
     """
     factor = fit.full.factor
-    if not rank_is_known(moments, fit.full, intercept):
+    if fit.full.rank(moments, intercept).doubt:
         return 0.0  # what was left out as noise of the products may have been part of the map
     noise = SUM_ROUNDING * EPSILON[moments.precision]
     values, lengths = fit.values, sums_of_squares(moments, target, intercept)

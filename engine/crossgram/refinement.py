@@ -25,12 +25,23 @@ from crossgram.normal_equations import minimum_norm
 from crossgram.preconditioner import Preconditioner
 from crossgram.residual_moments import ResidualMoments
 
-__all__ = ["Problem", "Solution", "corrected", "precondition", "solve_preconditioned"]
+__all__ = [
+    "NEARLY_ORTHONORMAL",
+    "Problem",
+    "Solution",
+    "contraction",
+    "corrected",
+    "precondition",
+    "solve_preconditioned",
+]
 
 _EPSILON = float(np.finfo(np.float64).eps)
 _SHIFT = 32
 _SUM_ROUNDING = 4
 _ROW_ROUNDING = 1
+_RANK_ROUNDING = 3
+NEARLY_ORTHONORMAL = 100.0
+"""A defect that another pass would not lessen the error by."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,8 @@ class Problem:
     ----------
     rows : int
         Rows of weight.
+    most_rank : int
+        What the rank cannot exceed: columns that vary, or rows, less one for an intercept.
     lengths : ndarray, shape (p,)
         Of the source's columns about their means (about 0 without an intercept), with the ridge
         rows below them; 0 for a constant column.
@@ -51,6 +64,7 @@ class Problem:
     """
 
     rows: int
+    most_rank: int
     lengths: NDArray[np.float64]
     target_lengths: NDArray[np.float64]
     ridge: float
@@ -75,11 +89,13 @@ class Solution:
         Right singular vectors and singular values of the rows with columns scaled to length 1.
     defect : float
         How far the rows of this pass were from orthonormal: the largest over the smallest
-        eigenvalue of their Gram matrix, of those that count.
+        eigenvalue of their Gram matrix.
     error : float
         Estimated relative error of the scaled coefficients, of the worst output.
     residuals : ndarray, shape (q,)
         Sums of squares.
+    rank_is_certain : bool
+        Whether what was left out is nothing but rounding.
     """
 
     coefficients: NDArray[np.float64]
@@ -89,6 +105,7 @@ class Solution:
     defect: float
     error: float
     residuals: NDArray[np.float64]
+    rank_is_certain: bool
 
     @property
     def rank(self) -> int:
@@ -139,24 +156,33 @@ def solve_preconditioned(
     rows = basis.T @ triangle
     # of what is nothing but rounding no direction can be told
     cutoff = max(problem.rows, len(normal)) * _EPSILON
-    present = lengths * np.linalg.norm(rows, axis=1) > cutoff
+    sizes = lengths * np.linalg.norm(rows, axis=1)
+    present = sizes > cutoff
     lengths, basis, rows = lengths[present], basis[:, present], rows[present]
     left, singular, right = np.linalg.svd(lengths[:, None] * rows, full_matrices=False)
     kept = singular > cutoff * singular.max(initial=0.0)
+    left_out = max(sizes[~present].max(initial=0.0), singular[~kept].max(initial=0.0))
+    defect = _ratio(values[np.count_nonzero(preconditioner.constant) :])
+    certain = int(np.count_nonzero(kept)) >= problem.most_rank or bool(
+        defect <= NEARLY_ORTHONORMAL
+        and left_out <= _RANK_ROUNDING * _EPSILON * singular.max(initial=0.0)
+    )
     singular, vectors = singular[kept], right[kept].T
     outward = (left[:, kept].T / lengths) @ basis.T
     coordinates = outward @ cross
     coefficients = _coefficients(coordinates, singular, vectors, problem)
     residuals = np.maximum(squares - (coordinates**2).sum(axis=0), _EPSILON * squares)
-    counting = values[present]
     return Solution(
         coefficients=coefficients,
         triangle=np.ascontiguousarray(_cholesky(normal) @ preconditioner.triangle),
         vectors=vectors,
         singular=singular,
-        defect=float(counting.max() / counting.min()) if len(counting) else 1.0,
-        error=_error(outward, singular, coefficients, np.sqrt(residuals), problem),
+        defect=defect,
+        error=_error(outward, singular, coefficients, np.sqrt(residuals), problem)
+        if certain
+        else 1.0,
         residuals=residuals,
+        rank_is_certain=certain,
     )
 
 
@@ -187,8 +213,9 @@ def corrected(
         bias = bias + (mean - (np.array(sums_x) / weight) @ change)
         residuals = residuals - weight * mean**2
     before = _relative(change, coefficients, problem)
-    contraction = _SUM_ROUNDING * _EPSILON * (solution.defect + solution.condition)
-    error = max(_EPSILON / 2, before * contraction)
+    # the coefficients themselves are rounded, and R turns that into directions that are weak
+    rounded = _EPSILON * max(0.5, _EPSILON * solution.condition**2)
+    error = max(rounded, before * contraction(solution))
     return (
         replace(
             solution,
@@ -200,6 +227,11 @@ def corrected(
     )
 
 
+def contraction(solution: Solution) -> float:
+    """Return by how much a correction shrinks the error, as a factor: the rounding of R."""
+    return _SUM_ROUNDING * _EPSILON * (solution.defect + solution.condition)
+
+
 def _centred(cross: Pair, sums_x: Pair, sums_r: Pair, weight: float) -> Pair:
     """Return Σ w xᵀ r - (Σ w x)(Σ w r) / W, of which almost all cancels."""
     whole = np.full_like(cross[0], weight)
@@ -209,6 +241,11 @@ def _centred(cross: Pair, sums_x: Pair, sums_r: Pair, weight: float) -> Pair:
     low = low + (sums_x[0] * sums_r[1] + sums_x[1] * sums_r[0])
     difference = add(whole_cross, (-high, -low))
     return difference[0] / weight, difference[1] / weight
+
+
+def _ratio(rising: NDArray[np.float64]) -> float:
+    """Return the last of some eigenvalues over the first."""
+    return float(rising[-1] / max(rising[0], _EPSILON * rising[-1])) if len(rising) else 1.0
 
 
 def _cholesky(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossgram.accumulator import TILE_ROWS, row_weights
+from crossgram.accumulator import row_weights
 from crossgram.double_double import Pair, add, product, split, times, two_sum
 from crossgram.kernels.numpy import unit_rows
 from crossgram.row_checks import finite_rows
@@ -40,6 +40,10 @@ class ResidualMoments:
         """Add the sums of other rows."""
         self.products = add(self.products, other.products)
         self.squares = self.squares + other.squares
+
+
+_TILE_ROWS = 256
+"""Fewer than of a tile of products: their slices are held too, up to five of every value."""
 
 
 class ResidualAccumulator:
@@ -82,8 +86,8 @@ class ResidualAccumulator:
         """Add rows; parameters and errors as for `Accumulator.add`."""
         rows = len(blocks[0])
         checked = np.ones(rows) if weights is None else row_weights(weights, rows)
-        for start in range(0, rows, TILE_ROWS):
-            tile = slice(start, start + TILE_ROWS)
+        for start in range(0, rows, _TILE_ROWS):
+            tile = slice(start, start + _TILE_ROWS)
             self._add_tile(
                 [block[tile] for block in blocks],
                 checked[tile],

@@ -27,6 +27,14 @@ __all__ = ["command"]
 @output_option
 @solve_options
 @pass_options
+@click.option(
+    "--digits",
+    type=click.FloatRange(0, 15),
+    default=6.0,
+    show_default=True,
+    help="Correct digits of a least-squares map: rows are read again as often as it takes and "
+    "helps; 0 reads them once.",
+)
 @normalize_only_option
 @click.option("--moments", type=click.Path(), help="Keep the moments too, in this file.")
 @overwrite_option
