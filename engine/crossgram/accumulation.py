@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crossgram.accumulator import Accumulator, Workspace
+from crossgram.accumulator import TILE_ROWS, Accumulator, Workspace
 from crossgram.errors import InputError
 from crossgram.fingerprint import fingerprint, id_sum
 from crossgram.folds import FOLD_BY, FoldedMoments, with_history
@@ -275,7 +275,10 @@ class Pass:
                 )
             ]
 
-        return self._reduce(accumulators, 1, "residuals", progress)[0]
+        # computing takes so long that reading need not be far ahead, and memory besides
+        chunks = [s.chunk_rows for s in self.sources if s.chunk_rows <= self.plan.block_rows]
+        plan = replace(self.plan, block_rows=max([TILE_ROWS, *chunks]), ring_blocks=2)
+        return replace(self, plan=plan)._reduce(accumulators, 1, "residuals", progress)[0]
 
     def _reduce(
         self,

@@ -50,13 +50,15 @@ def split(values: NDArray[np.floating]) -> tuple[Array, Array | None]:
     return high, (values - high).astype(np.float64)
 
 
-def product(a: Array, b: Array) -> Pair:
+def product(a: Array, b: Array, *, a_low: Array | None = None, b_low: Array | None = None) -> Pair:
     """Return aᵀ b of float64 matrices, by products that are exact in float64.
 
     Parameters
     ----------
     a : ndarray, shape (k, m)
     b : ndarray, shape (k, n)
+    a_low, b_low : ndarray, shapes (k, m) and (k, n), optional
+        Low parts, where `a` or `b` is a pair.
 
     Returns
     -------
@@ -78,26 +80,36 @@ def product(a: Array, b: Array) -> Pair:
     """
     bits = (_SIGNIFICAND - math.ceil(math.log2(max(2, len(a))))) // 2
     count = -(-_WANTED_BITS // bits)
-    slices = [_slices(matrix, bits, count) for matrix in (a, b)]
+    skipped = _SIGNIFICAND // bits
+    left, right = (
+        _slices(high, bits, count, 0) + _slices(low, bits, count, skipped)
+        for high, low in ((a, a_low), (b, b_low))
+    )
     total = np.zeros((a.shape[1], b.shape[1])), np.zeros((a.shape[1], b.shape[1]))
-    pairs = [(i, j) for i in range(len(slices[0])) for j in range(len(slices[1])) if i + j <= count]
-    for i, j in sorted(pairs, key=sum, reverse=True):
-        high, low = two_sum(total[0], slices[0][i].T @ slices[1][j])
-        total = high, total[1] + low
+    terms = [(i + j, x, y) for i, x in left for j, y in right if i + j <= count]
+    for _, x, y in sorted(terms, key=lambda term: term[0], reverse=True):
+        high, low = two_sum(total[0], x.T @ y)
+        low += total[1]
+        total = high, low
     return two_sum(*total)
 
 
-def _slices(matrix: Array, bits: int, count: int) -> list[Array]:
-    """Return matrices that add up to the given one, each of few bits per column."""
+def _slices(matrix: Array | None, bits: int, count: int, skipped: int) -> list[tuple[int, Array]]:
+    """Return numbered matrices that add up to the given one, each of few bits per column.
+
+    Those of a low part begin with the number of slices that its high part has before.
+    """
+    if matrix is None:
+        return []
     rest, slices = matrix.copy(), []
     _, exponents = np.frexp(np.abs(matrix).max(axis=0, initial=0.0))
-    for _ in range(count):
+    for number in range(skipped, count):
         if not rest.any():
             break
         # adding 1.5 times a power of two rounds to a multiple of its last place
         rounder = np.ldexp(1.5, exponents - bits + _SIGNIFICAND - 1)
-        slices.append((rest + rounder) - rounder)
-        rest -= slices[-1]
+        slices.append((number, (rest + rounder) - rounder))
+        rest -= slices[-1][1]
         exponents = exponents - bits
     return slices
 

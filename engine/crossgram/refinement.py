@@ -159,7 +159,9 @@ def solve_preconditioned(
     sizes = lengths * np.linalg.norm(rows, axis=1)
     present = sizes > cutoff
     lengths, basis, rows = lengths[present], basis[:, present], rows[present]
-    left, singular, right = np.linalg.svd(lengths[:, None] * rows, full_matrices=False)
+    left, singular, right = scipy.linalg.svd(
+        lengths[:, None] * rows, full_matrices=False, check_finite=False, overwrite_a=True
+    )
     kept = singular > cutoff * singular.max(initial=0.0)
     left_out = max(sizes[~present].max(initial=0.0), singular[~kept].max(initial=0.0))
     defect = _ratio(values[np.count_nonzero(preconditioner.constant) :])

@@ -126,13 +126,13 @@ class ResidualAccumulator:
         residuals = self._residuals(x, x_low, y, y_low)
         high, low = times(weights[:, None], residuals[0])
         low = low + weights[:, None] * residuals[1]
-        ones = np.ones((len(x), 1))
-        left = np.hstack([ones, x])
-        right = np.hstack([weights[:, None], high])
-        nothing = np.zeros((len(x), 1))
-        products = add(product(left, right), product(left, np.hstack([nothing, low])))
-        if x_low is not None:
-            products = add(products, product(np.hstack([nothing, x_low]), right))
+        ones, nothing = np.ones((len(x), 1)), np.zeros((len(x), 1))
+        products = product(
+            np.hstack([ones, x]),
+            np.hstack([weights[:, None], high]),
+            a_low=None if x_low is None else np.hstack([nothing, x_low]),
+            b_low=np.hstack([nothing, low]),
+        )
         squares = np.einsum("i,ij,ij->j", weights, residuals[0], residuals[0])
         self._sums.absorb(ResidualMoments(products, squares))
 
@@ -146,8 +146,10 @@ class ResidualAccumulator:
         # powers of two that make columns alike, so that no value of a row hides the others
         _, exponents = np.frexp(np.abs(x).max(axis=0, initial=0.0))
         scaled = np.ldexp(self._coefficients, exponents[:, None])
-        mapped = product(np.ldexp(x, -exponents).T, scaled)
-        if x_low is not None:
-            mapped = add(mapped, product(np.ldexp(x_low, -exponents).T, scaled))
+        mapped = product(
+            np.ldexp(x, -exponents).T,
+            scaled,
+            a_low=None if x_low is None else np.ldexp(x_low, -exponents).T,
+        )
         residuals = add(two_sum(y, -self._bias), (-mapped[0], -mapped[1]))
         return residuals if y_low is None else add(residuals, (y_low, np.zeros_like(y_low)))

@@ -9,10 +9,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.blas_threads import one_blas_thread
+from crossgram.kernels import numpy as kernels
 from crossgram.plan import Plan, Segment
 from crossgram.source import Source
 
@@ -80,7 +80,7 @@ def read_blocks(
     free: queue.SimpleQueue[_Slot | None] = queue.SimpleQueue()
     full: queue.SimpleQueue[tuple[_Slot, Block] | StreamFailure | None] = queue.SimpleQueue()
     for _ in range(ring_blocks):
-        free.put([np.empty((block_rows, source.dim), source.dtype) for source in sources])
+        free.put([kernels.allocate((block_rows, source.dim), source.dtype) for source in sources])
 
     def read_ahead() -> None:
         position = 0

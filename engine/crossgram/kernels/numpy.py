@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,11 +30,20 @@ NAME = "numpy"
 # Casting and subtracting separately is twice as fast as one ufunc call with mixed dtypes, which
 # goes through NumPy's small casting buffer; so few rows stay in the cache between the two.
 _CACHED_ROWS = 128
+_MAPPED_BYTES = 1 << 20
 
 
 def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Return zeros."""
-    return np.zeros(shape, dtype)
+    """Return zeros, in memory that goes back to the system as soon as it is freed.
+
+    What a thread has from malloc, its arena may keep, and the next pass would come on top.
+    """
+    kind = np.dtype(dtype)
+    count = math.prod(shape)
+    if count * kind.itemsize < _MAPPED_BYTES:
+        return np.zeros(shape, kind)
+    memory = mmap.mmap(-1, count * kind.itemsize)
+    return np.frombuffer(memory, kind, count).reshape(shape)
 
 
 def centre(block: NDArray[Any], shift: NDArray[Any], out: NDArray[Any]) -> None:
