@@ -415,10 +415,10 @@ def _notes(
             f"at {_listed(near)} pairs, less than 2 per coefficient, plain least squares overfits: "
             "use ridge or a rotation there"
         )
-    if open_ended := [size for size in sizes if size <= narrower]:
+    if loose := [size for size in sizes if size <= narrower]:
         notes.append(
-            f"at {_listed(open_ended)} pairs, no more than the {narrower} directions that a rotation "
-            "has, some of them are turned arbitrarily"
+            f"at {_listed(loose)} pairs, no more than the {narrower} directions of a rotation, it "
+            "turns some of them arbitrarily"
         )
     if unsolved:
         notes.append(
