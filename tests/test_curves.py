@@ -282,10 +282,13 @@ class TestSizes:
 
 
 class TestRanks:
-    @pytest.mark.parametrize(("dim", "expected"), [(5, [5]), (12, [12, 8]), (64, [64, 32, 16, 8])])
+    @pytest.mark.parametrize(
+        ("dim", "expected"),
+        [(5, [5]), (12, [12, 8]), (70, [70, 64, 32, 16, 8]), (600, [512, 256, 128, 64, 32, 16, 8])],
+    )
     def test_halve_from_those_of_the_narrower_space(self, dim: int, expected: list[int]) -> None:
-        wide = np.random.default_rng(0).standard_normal((400, 70))
-        curve = cg.learning_curve(wide, wide[:, :dim], sizes=[300])
+        wide = np.random.default_rng(0).standard_normal((400, dim))
+        curve = cg.learning_curve(wide, wide, sizes=[30])
         assert [point.rank for point in curve.ranks] == expected
 
 

@@ -59,6 +59,15 @@ class TestPrefixes:
         for k, size in enumerate(sizes):
             assert set(np.flatnonzero(assigned <= k)) == set(expected.training[:size])
 
+    def test_are_exact_where_many_rows_are_in_a_bin(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sampling, "_BINS", 4)
+        monkeypatch.setattr(sampling, "_BIN_SHIFT", np.uint64(62))
+        expected = drawn(range(1000))
+        sizes = [1, 100, 101, 500, len(expected.training)]
+        assigned = prefixes(source(1000), sizes)
+        for k, size in enumerate(sizes):
+            assert set(np.flatnonzero(assigned <= k)) == set(expected.training[:size])
+
     def test_do_not_depend_on_how_rows_are_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
         labels = np.arange(5000) // 7
         whole = prefixes(source(5000, labels=labels), [10, 300, 4000 - 11])

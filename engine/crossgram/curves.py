@@ -216,7 +216,7 @@ def learning_curve(
     >>> y = x[:, :10] + rng.normal(size=(1000, 10))
     >>> curve = learning_curve(x, y, sizes=[40, 400])
     >>> [(point.method, point.rows, round(point.r2, 1)) for point in curve.points[:2]]
-    [('lstsq', 40, -1.4), ('ridge', 40, 0.2)]
+    [('lstsq', 40, -1.3), ('ridge', 40, 0.2)]
     """
     for name in ("folds", "group_by"):
         if name in options:
