@@ -238,6 +238,37 @@ def column_scaled_digits(
     return float(-np.log10(max((errors / sizes).max(), EPSILON)))
 
 
+def splitmix(place: int) -> int:
+    """Return the number at a place of SplitMix64 from seed 0, in Python's integers."""
+    mask = 2**64 - 1
+    z = (place + 1) * 0x9E3779B97F4A7C15 & mask
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
+    return z ^ z >> 31
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a learning curve draws, each row by itself: held out or not, and the order."""
+
+    held_out: list[int]
+    training: list[int]
+    scored: list[int]
+
+
+def drawn(keys: Sequence[int], share: float = 0.2, seed: int = 0) -> Drawn:
+    """Draw rows with these keys: held-out rows rising, the others in their random order."""
+    decisive = [splitmix(key ^ splitmix(2 * seed)) for key in keys]
+    order = [splitmix(row ^ splitmix(2 * seed + 1)) for row in range(len(keys))]
+    held_out = [row for row, number in enumerate(decisive) if number < share * 2**64]
+    training = sorted(set(range(len(keys))) - set(held_out), key=order.__getitem__)
+    scored: list[int] = []
+    for row in sorted(held_out, key=lambda row: (decisive[row], order[row])):
+        if sum(keys[row] == keys[other] for other in scored[-20:]) < 20 and len(scored) < 2000:
+            scored.append(row)
+    return Drawn(held_out, training, sorted(scored))
+
+
 def write_store(
     path: Path, rows: NDArray[Any], ids: ArrayLike | None = None, labels: ArrayLike | None = None
 ) -> Path:

@@ -27,6 +27,7 @@ _COMMANDS = (
     "solve",
     "heads",
     "compare",
+    "curve",
     "apply",
 )
 _FAILED, _WRONG_INPUT, _INTERRUPTED = 1, 2, 130

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -13,7 +16,14 @@ import click
 if TYPE_CHECKING:
     from crossgram.progress import Progress
 
-__all__ = ["computes", "debug_option", "emit", "overwrite_option", "progress_bar"]
+__all__ = [
+    "computes",
+    "debug_option",
+    "emit",
+    "overwrite_option",
+    "progress_bar",
+    "write_csv",
+]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -48,6 +58,20 @@ def emit(result: Mapping[str, Any], as_json: bool, text: str) -> None:
     click.echo(json.dumps(result, allow_nan=False) if as_json else text)
 
 
+def write_csv(records: Sequence[Any], path: Path, *, overwrite: bool) -> None:
+    """Write dataclass records of one kind, at least one, to a CSV file, a row each."""
+    from crossgram.output import whole_file
+
+    rows = [asdict(record) for record in records]
+    with (
+        whole_file(path, overwrite=overwrite) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 @contextmanager
 def progress_bar() -> Iterator[Callable[[Progress], None]]:
     """Give a progress callback that draws rows/s, GB/s and time left on a terminal's stderr."""
@@ -73,7 +97,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
             )
         bar.update(progress.rows - bar.n)
         elapsed = bar.format_dict["elapsed"]
-        if elapsed:
+        if elapsed and progress.bytes:
             bar.set_postfix_str(f"{progress.bytes / 1e9 / elapsed:.2f} GB/s", refresh=False)
 
     try:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from crossgram.certificate import Certificate as Certificate
     from crossgram.comparison import Comparison as Comparison
     from crossgram.comparison import compare as compare
+    from crossgram.curves import CurvePoint as CurvePoint
+    from crossgram.curves import LearningCurve as LearningCurve
+    from crossgram.curves import learning_curve as learning_curve
     from crossgram.errors import CorruptDataError as CorruptDataError
     from crossgram.errors import CrossgramError as CrossgramError
     from crossgram.errors import InputError as InputError
@@ -69,6 +72,9 @@ _HOME = {
     "Certificate": "certificate",
     "Comparison": "comparison",
     "compare": "comparison",
+    "CurvePoint": "curves",
+    "LearningCurve": "curves",
+    "learning_curve": "curves",
     "CorruptDataError": "errors",
     "CrossgramError": "errors",
     "InputError": "errors",

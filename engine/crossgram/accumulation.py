@@ -159,6 +159,7 @@ class Pass:
     _weights: NDArray[np.float64] | None
     _assign: Assign | None
     _given: Sequence[Source] = ()
+    _solve: tuple[int, int] | None = None
 
     def run(
         self, progress: ProgressCallback = ignore, *, record: bool = False
@@ -241,6 +242,27 @@ class Pass:
             assign = assigner_to(sources, self.plan.folds, by, positions=(rows, total))
         weights = None if self._weights is None else self._weights[rows]
         return replace(self, plan=plan, sources=sources, _assign=assign, _weights=weights)
+
+    def divided(self, folds: int, assign: Assign, *, scoring: int = 0) -> Pass:
+        """Return a pass over the same rows in other folds, each of which may stay empty.
+
+        Parameters
+        ----------
+        folds : int
+            How many.
+        assign : Assign
+            Which fold each row is in.
+        scoring : int
+            Bytes that scoring pairs of rows will take afterwards.
+
+        Raises
+        ------
+        MemoryLimitError
+            If so many folds do not fit the memory.
+        """
+        options = replace(self._options, folds=folds)
+        plan = _plan(self.sources, self.plan.spaces, options, self._solve, scoring)
+        return replace(self, plan=plan, _options=options, _assign=assign)
 
     def collect(self, progress: ProgressCallback = ignore) -> Moments | FoldedMoments:
         """Read everything once and return the moments, also if all rows are in one fold."""
@@ -379,7 +401,7 @@ def prepared(
         plan = _plan(paired, described, options, solve)
         assign = assigner(paired, options.folds, options.group_by) if options.folds else None
         weights = checked_weights(options.weights, plan.rows)
-        yield Pass(plan, paired, options, weights, assign, sources)
+        yield Pass(plan, paired, options, weights, assign, sources, solve)
 
 
 def planned(
@@ -413,6 +435,7 @@ def _plan(
     spaces: tuple[Space, ...],
     options: Options,
     solve: tuple[int, int] | None,
+    scoring: int = 0,
 ) -> Plan:
     wanted = options.maps
     return make_plan(
@@ -426,6 +449,7 @@ def _plan(
         joining=0 if options.join is None else joining_bytes(sources),
         norms=options.norms,
         solve=solve,
+        scoring=scoring,
     )
 
 

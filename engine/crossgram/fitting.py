@@ -23,7 +23,15 @@ from crossgram.resources import PeakMemory
 from crossgram.ridge import RidgePath, ridge_path
 from crossgram.source import Source, SourceLike
 
-__all__ = ["FitReport", "fit", "fit_with_report", "plan_fit", "solve", "solve_with_path"]
+__all__ = [
+    "FitReport",
+    "fit",
+    "fit_with_report",
+    "plan_fit",
+    "settle",
+    "solve",
+    "solve_with_path",
+]
 
 _SIDES = ("source", "target", "both")
 _AUTO = "auto"
@@ -183,7 +191,7 @@ def fit_with_report(
     check_digits(digits)
     memory = PeakMemory()
     started = time.perf_counter()
-    spaces, settled = _settle(x, y, normalize, options, held_out=ridge == _AUTO)
+    spaces, settled = settle(x, y, normalize, options, held_out=ridge == _AUTO)
     with prepared(spaces, settled, solve=(0, 1)) as ready:
         source, target = ready.plan.spaces
         chosen.check(source, target)
@@ -210,7 +218,7 @@ def plan_fit(
     x: SourceLike, y: SourceLike, *, normalize: bool | str = False, **options: Any
 ) -> Plan:
     """Return the plan of a fit without running it; parameters as for `fit`."""
-    spaces, settled = _settle(x, y, normalize, options)
+    spaces, settled = settle(x, y, normalize, options)
     return planned(spaces, settled, solve=(0, 1))
 
 
@@ -357,7 +365,7 @@ def _method(
     return Method(name, intercept, ridge, rank, scale)
 
 
-def _settle(
+def settle(
     x: SourceLike,
     y: SourceLike,
     normalize: bool | str,
@@ -365,6 +373,10 @@ def _settle(
     *,
     held_out: bool = False,
 ) -> tuple[list[Any], Options]:
+    """Return what is to be read and how, of what a caller of `fit` gives.
+
+    With `held_out`, folds are kept if none are asked for.
+    """
     sources, names = open_spaces([x, y], options.pop("names", None))
     if held_out and not options.get("folds"):
         options |= _folds_for_auto(sources, options.get("group_by", "rows"))

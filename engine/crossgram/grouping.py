@@ -13,7 +13,7 @@ from crossgram.errors import InputError
 from crossgram.folds import FOLD_BY
 from crossgram.source import Source
 
-__all__ = ["Assign", "assigner", "assigner_to"]
+__all__ = ["Assign", "assigner", "assigner_to", "stable_hashes"]
 
 Assign = Callable[[int, int], NDArray[np.int64]]
 """Returns the fold of each of the rows from start to stop."""
@@ -76,9 +76,10 @@ def assigner_to(
     if column is None:
         names = " nor ".join(source.label for source in sources)
         raise InputError(f"group-by {by}: neither {names} has {by}; add them with ingest")
-    return lambda start, stop: _hashes(column.read(start, stop)) % folds
+    return lambda start, stop: stable_hashes(column.read(start, stop)) % folds
 
 
-def _hashes(values: NDArray[Any]) -> NDArray[np.int64]:
+def stable_hashes(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Return a hash of each id or label, from 0 to 2^32 - 1."""
     # stable between runs and machines, as Python's hash is not
     return np.fromiter((zlib.crc32(str(value).encode()) for value in values), np.int64, len(values))

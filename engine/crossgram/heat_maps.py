@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.comparison import MEASURES, Comparison
-from crossgram.errors import InputError
-from crossgram.output import check_output, whole_file
+from crossgram.figures import figure_file
 
-__all__ = ["check_heat_maps", "write_heat_maps"]
+__all__ = ["write_heat_maps"]
 
-_FORMATS = ("svg", "png", "pdf")
 _ORDERED = ("r2", "cycle_r2", "pwcca")
 _COLUMNS = 4
 _CELL_INCHES, _MARGIN_INCHES = 0.5, 1.7
 _PALE = 0.55
 """Above this share of the scale, cividis is pale enough for black figures."""
-
-
-def check_heat_maps(path: Path, *, overwrite: bool) -> None:
-    """Refuse, before any work, heat maps that could not be written to `path`.
-
-    Raises
-    ------
-    InputError
-        If matplotlib is missing, the ending is unknown, or `path` is there and not to be
-        overwritten.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError(f"{path}: plots need matplotlib; pip install 'crossgram[report]'")
-    if _format(path) not in _FORMATS:
-        raise InputError(f"{path}: ends in {path.suffix!r}, expected .svg, .png or .pdf")
-    check_output(path, overwrite=overwrite)
 
 
 def write_heat_maps(comparison: Comparison, path: str | Path, *, overwrite: bool = False) -> None:
@@ -57,30 +38,18 @@ def write_heat_maps(comparison: Comparison, path: str | Path, *, overwrite: bool
         If matplotlib is missing, the ending is unknown, or `path` is there and not to be
         overwritten.
     """
-    path = Path(path)
-    check_heat_maps(path, overwrite=overwrite)
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     names = [space.name for space in comparison.spaces]
     known = {name: comparison.matrix(name) for name in MEASURES}
     known = {name: values for name, values in known.items() if not np.isnan(values).any()}
     columns = min(_COLUMNS, len(known))
     rows = -(-len(known) // columns)
     side = _MARGIN_INCHES + _CELL_INCHES * len(names)
-    # the same picture gives the same bytes: no date, and ids of a fixed salt
-    with mpl.rc_context({"svg.hashsalt": "crossgram", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(columns * side, rows * side), layout="constrained")
+    with figure_file(Path(path), (columns * side, rows * side), overwrite=overwrite) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for panel, (measure, values) in zip(panels, known.items(), strict=False):
             _draw(panel, measure, values, names)
         for panel in panels[len(known) :]:
             panel.set_axis_off()
-        with whole_file(path, overwrite=overwrite) as temporary:
-            date = {"svg": "Date", "pdf": "CreationDate"}.get(_format(path))
-            figure.savefig(
-                temporary, format=_format(path), metadata={date: None} if date else None, dpi=150
-            )
 
 
 def _draw(panel: Any, measure: str, values: NDArray[np.float64], names: list[str]) -> None:
@@ -98,7 +67,3 @@ def _draw(panel: Any, measure: str, values: NDArray[np.float64], names: list[str
         brightness = 1 - value / top if is_distance else value
         colour = "black" if brightness > _PALE else "white"
         panel.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
-
-
-def _format(path: Path) -> str:
-    return path.suffix.removeprefix(".").lower()

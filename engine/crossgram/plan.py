@@ -121,6 +121,7 @@ def make_plan(
     threads: int | None = None,
     joining: int = 0,
     solve: Pair | None = None,
+    scoring: int = 0,
     norms: bool = False,
 ) -> Plan:
     """Plan a pass over paired sources.
@@ -143,6 +144,8 @@ def make_plan(
         Bytes that were held before the pass, to pair its rows.
     solve : Pair, optional
         The map that will be solved afterwards, whose memory counts too.
+    scoring : int
+        Bytes that scoring pairs of rows will take afterwards.
     norms : bool
         Whether the sums that unbiased CKA needs are kept.
 
@@ -170,6 +173,8 @@ def make_plan(
         held = sum(terms.values())
         terms["solving"] = max(0, _solving(dims, wanted, folds, solve) - held)
         terms["joining"] = max(0, joining - held - terms["solving"])
+        # not instead of what streaming held, of which the allocator gives back only a part
+        terms["scoring"] = scoring
         return {"reserved": _RESERVED_BYTES + count * _THREAD_BYTES, **terms}
 
     # of whole tiles and one fold, smaller blocks give the same bits; of others they do not, and

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 
 import numpy as np
@@ -31,7 +31,7 @@ from crossgram.linear_map import LinearMap
 from crossgram.moments import Moments
 from crossgram.spaces import Space
 
-__all__ = ["ReducedRank", "check_rank", "rank_curve", "solve", "solve_reduced_rank"]
+__all__ = ["ReducedRank", "at_rank", "check_rank", "rank_curve", "solve", "solve_reduced_rank"]
 
 _FEW_DIGITS = 6
 
@@ -163,13 +163,22 @@ def solve_reduced_rank(
 ) -> ReducedRank:
     """Solve as `solve` does, without the certificate."""
     full, values, directions = _decomposed(moments, source, target, intercept, ridge)
+    unbounded = ReducedRank(full.coefficients, full.bias, full, values, directions)
+    return at_rank(unbounded, moments, source, target, rank=rank, intercept=intercept)
+
+
+def at_rank(
+    solved: ReducedRank, moments: Moments, source: str, target: str, *, rank: int, intercept: bool
+) -> ReducedRank:
+    """Return the solution of another rank from one that was solved from the same moments."""
+    full = solved.full
     if rank == min(full.coefficients.shape):
-        return ReducedRank(full.coefficients, full.bias, full, values, directions)
-    kept = directions[:, :rank]
+        return replace(solved, coefficients=full.coefficients, bias=full.bias)
+    kept = solved.directions[:, :rank]
     coefficients = full.coefficients @ kept @ kept.T
     mean_x, mean_y = (moments.means[moments.index(name)] for name in (source, target))
     bias = mean_y - mean_x @ coefficients if intercept else np.zeros(len(mean_y))
-    return ReducedRank(coefficients, bias, full, values, directions)
+    return replace(solved, coefficients=coefficients, bias=bias)
 
 
 def rank_curve(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from crossgram_cli.options import row_options
-from crossgram_cli.shared import computes, emit, overwrite_option, progress_bar
+from crossgram_cli.shared import computes, emit, overwrite_option, progress_bar, write_csv
 
 if TYPE_CHECKING:
     from crossgram.comparison import Comparison
@@ -83,14 +81,15 @@ def command(
               crossgram compare moments.safetensors --csv spaces.csv
     """
     import crossgram as cg
-    from crossgram.heat_maps import check_heat_maps, write_heat_maps
+    from crossgram.figures import check_figure
+    from crossgram.heat_maps import write_heat_maps
     from crossgram.output import check_output, refuse_overlap
 
     if csv_file is not None:
         check_output(Path(csv_file), overwrite=overwrite)
         refuse_overlap(Path(csv_file), *data)
     if plot is not None:
-        check_heat_maps(Path(plot), overwrite=overwrite)
+        check_figure(Path(plot), overwrite=overwrite)
         refuse_overlap(Path(plot), *data, *([] if csv_file is None else [csv_file]))
     given = {name: value for name, value in options.items() if _is_given(ctx, name)}
     if names:
@@ -104,7 +103,7 @@ def command(
             **given,
         )
     if csv_file is not None:
-        _write_csv(compared, Path(csv_file), overwrite=overwrite)
+        write_csv(compared.pairs, Path(csv_file), overwrite=overwrite)
     if plot is not None:
         write_heat_maps(compared, plot, overwrite=overwrite)
     emit(compared.to_dict() | {"csv": csv_file, "plot": plot}, as_json, _text(compared))
@@ -112,19 +111,6 @@ def command(
 
 def _is_given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-
-
-def _write_csv(compared: Comparison, path: Path, *, overwrite: bool) -> None:
-    from crossgram.output import whole_file
-
-    rows = [asdict(pair) for pair in compared.pairs]
-    with (
-        whole_file(path, overwrite=overwrite) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _text(compared: Comparison) -> str:
