@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import dask.array
 import numpy as np
@@ -375,3 +375,27 @@ def test_a_chunk_that_is_lost_stops_the_run_by_name(tmp_path: Path) -> None:
     (store / "embeddings" / "c" / "2" / "0").unlink()
     with pytest.raises(cg.CorruptDataError, match=r"x\.zarr.*c/2/0 \(rows 128 to 191\) is missing"):
         accumulated(store, Y[:300])
+
+
+class TestBalance:
+    labels: ClassVar[list[str]] = ["one"] * 40 + ["two"] * 5 + ["three"] * 15
+
+    def stores(self, folder: Path) -> list[Path]:
+        return [
+            write_store(folder / "x.zarr", X[:60], labels=self.labels),
+            write_store(folder / "y.zarr", Y[:60]),
+        ]
+
+    def test_lets_every_label_count_alike(self, tmp_path: Path) -> None:
+        counts = {label: self.labels.count(label) for label in self.labels}
+        weights = [1 / counts[label] for label in self.labels]
+        stores = self.stores(tmp_path)
+        balanced = cg.accumulate(stores, balance=True)
+        assert balanced.weight == pytest.approx(3)
+        assert_same_bits(balanced, cg.accumulate(stores, weights=weights))
+
+    def test_needs_labels_and_no_other_weights(self, tmp_path: Path) -> None:
+        with pytest.raises(cg.InputError, match="balance: no labels in array 1 or array 2"):
+            accumulated(balance=True)
+        with pytest.raises(cg.InputError, match="balance: given with weights"):
+            cg.accumulate(self.stores(tmp_path), balance=True, weights=np.ones(60))

@@ -151,7 +151,7 @@ class TestFolds:
 
     @pytest.mark.parametrize("by", ["ids", "labels"])
     def test_by_something_absent_are_refused(self, by: str) -> None:
-        with pytest.raises(cg.InputError, match=f"neither array 1 nor array 2 has {by}"):
+        with pytest.raises(cg.InputError, match=f"no {by} in array 1 or array 2"):
             cg.fit(X, Y, folds=2, group_by=by)
 
     @pytest.mark.parametrize("folds", [0, 2])

@@ -108,6 +108,12 @@ def pass_options(command: _Command) -> _Command:
                 help="Folds of contiguous rows, by hash of the id, or by label, so that all "
                 "images of a person are in one fold.",
             ),
+            click.option(
+                "--balance",
+                is_flag=True,
+                help="Weigh each row by one over the number of rows of its label, so that every "
+                "person counts alike.",
+            ),
         ],
     )
 

@@ -18,7 +18,7 @@ from crossgram.accumulator import TILE_ROWS, Accumulator, Workspace
 from crossgram.errors import InputError
 from crossgram.fingerprint import fingerprint, id_sum
 from crossgram.folds import FOLD_BY, FoldedMoments, with_history
-from crossgram.grouping import Assign, assigner, assigner_to
+from crossgram.grouping import Assign, assigner, assigner_to, balanced_weights
 from crossgram.history import Operation
 from crossgram.merge_tree import MergeTree
 from crossgram.moments import Moments
@@ -68,6 +68,9 @@ class Options:
         Which spaces' rows are divided by their lengths: all, none, or these.
     weights : array, shape (rows,), or path of a .npy file, optional
         Non-negative weight of each row.
+    balance : bool
+        Weigh each row by one over the number of rows of its label, so that every person counts
+        alike, whether photographed once or a hundred times.
     precision : {"exact", "fast"}
         float64 products; or float32 products of centred rows added in float64, nearly twice as fast
         for about 7 digits fewer.
@@ -89,6 +92,7 @@ class Options:
     group_by: str = "rows"
     normalize: bool | Collection[str] = False
     weights: ArrayLike | Path | None = None
+    balance: bool = False
     precision: str = "exact"
     on_nonfinite: str = "stop"
     join: str | None = None
@@ -115,8 +119,10 @@ class Options:
                 raise InputError(f"{name}: {number} given, expected at least 1")
         if self.group_by != "rows" and not self.folds:
             raise InputError(f"group_by: {self.group_by!r} given without folds; say how many")
-        for name in ("maps", "weights"):
-            if self.norms and getattr(self, name) is not None:
+        if self.balance and self.weights is not None:
+            raise InputError("balance: given with weights; multiply them yourself, or give one")
+        for name in ("maps", "weights", "balance"):
+            if self.norms and getattr(self, name) not in (None, False):
                 raise InputError(
                     f"norms: given with {name}, but unbiased CKA needs every block and rows of "
                     f"weight 1; leave out the norms or the {name}"
@@ -400,7 +406,10 @@ def prepared(
     with paired_by(sources, options.join) as paired:
         plan = _plan(paired, described, options, solve)
         assign = assigner(paired, options.folds, options.group_by) if options.folds else None
-        weights = checked_weights(options.weights, plan.rows)
+        if options.balance:
+            weights: NDArray[np.float64] | None = balanced_weights(paired)
+        else:
+            weights = checked_weights(options.weights, plan.rows)
         yield Pass(plan, paired, options, weights, assign, sources, solve)
 
 

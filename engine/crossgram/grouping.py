@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from crossgram.errors import InputError
 from crossgram.folds import FOLD_BY
 from crossgram.source import Source
+from crossgram.store import Column
 
-__all__ = ["Assign", "assigner", "assigner_to", "stable_hashes"]
+__all__ = ["Assign", "assigner", "assigner_to", "balanced_weights", "stable_hashes"]
+
+_LABEL_ROWS = 65_536
 
 Assign = Callable[[int, int], NDArray[np.int64]]
 """Returns the fold of each of the rows from start to stop."""
@@ -71,12 +74,41 @@ def assigner_to(
     if by == "rows":
         rows = sources[0].rows
         return lambda start, stop: np.arange(start, stop) * folds // rows
-    columns = [getattr(source, by) for source in sources]
-    column = next((column for column in columns if column is not None), None)
-    if column is None:
-        names = " nor ".join(source.label for source in sources)
-        raise InputError(f"group-by {by}: neither {names} has {by}; add them with ingest")
+    column = _column(sources, by, f"group-by {by}")
     return lambda start, stop: stable_hashes(column.read(start, stop)) % folds
+
+
+def balanced_weights(sources: Sequence[Source]) -> NDArray[np.float64]:
+    """Return one over the number of rows of each row's label, (rows,).
+
+    Parameters
+    ----------
+    sources : sequence of Source
+        Paired rows; the first that has labels gives them.
+
+    Raises
+    ------
+    InputError
+        If none has labels.
+    """
+    column = _column(sources, "labels", "balance")
+    numbers: dict[str, int] = {}
+    codes = np.empty(len(column), np.int64)
+    for start in range(0, len(codes), _LABEL_ROWS):
+        stop = min(start + _LABEL_ROWS, len(codes))
+        values = map(str, column.read(start, stop))
+        codes[start:stop] = [numbers.setdefault(value, len(numbers)) for value in values]
+    return np.asarray(1 / np.bincount(codes)[codes])
+
+
+def _column(sources: Sequence[Source], name: str, wanted_by: str) -> Column:
+    column: Column | None = next(
+        (own for own in (getattr(source, name) for source in sources) if own is not None), None
+    )
+    if column is None:
+        labels = " or ".join(source.label for source in sources)
+        raise InputError(f"{wanted_by}: no {name} in {labels}; add them with ingest")
+    return column
 
 
 def stable_hashes(values: NDArray[Any]) -> NDArray[np.int64]:

@@ -83,7 +83,7 @@ def apply(
     created = EmbeddingStore.create(
         out,
         mapping.target.dim,
-        dtype="float64" if rows.dtype.itemsize == 8 else "float32",
+        dtype="float64" if rows.dtype.itemsize >= 8 else "float32",
         provenance=_provenance(mapping, rows.label),
         overwrite=overwrite,
         **layout,
