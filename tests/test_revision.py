@@ -459,7 +459,7 @@ class TestRefusedSubtraction:
 
     @pytest.mark.parametrize("by", ["ids", "labels"])
     def test_by_a_column_that_no_store_has(self, by: str) -> None:
-        with pytest.raises(cg.InputError, match=f"{by}: no {by} in array 1 or array 2"):
+        with pytest.raises(cg.InputError, match=f"{by}: neither array 1 nor array 2 has {by}"):
             cg.subtract_rows(accumulated([X, Y]), [X, Y], **{by: ["x"]})
 
     def test_by_an_empty_list(self, stores: Any) -> None:

@@ -122,7 +122,8 @@ class Options:
         if self.balance and self.weights is not None:
             raise InputError("balance: given with weights; multiply them yourself, or give one")
         for name in ("maps", "weights", "balance"):
-            if self.norms and getattr(self, name) not in (None, False):
+            value = getattr(self, name)
+            if self.norms and value is not None and value is not False:
                 raise InputError(
                     f"norms: given with {name}, but unbiased CKA needs every block and rows of "
                     f"weight 1; leave out the norms or the {name}"
