@@ -27,6 +27,7 @@ def main(folder: Path, rows: int, repeats: int) -> None:
     exact = qr_map(x, y)
     runs: dict[str, Callable[[], np.ndarray]] = {
         "crossgram, exact": lambda: cg.fit(x, y).weight.T,
+        "crossgram, exact, two passes": lambda: cg.fit(x, y, digits=9).weight.T,
         "crossgram, fast": lambda: cg.fit(x, y, precision="fast").weight.T,
     }
     runs |= {name: (lambda peer=peer: peer(x, y)) for name, peer in PEERS.items()}

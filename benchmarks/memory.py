@@ -22,7 +22,7 @@ def main(folder: Path, rows: tuple[int, ...]) -> None:
     lines = []
     for count in rows:
         x, y, _ = pair(folder, count)
-        for options in ((), ("--threads", "1"), ("--folds", "5")):
+        for options in ((), ("--threads", "1"), ("--folds", "5"), ("--digits", "9")):
             result = _fit(x, y, *options)
             peak, planned = result["peak_memory_bytes"], result["planned_memory_bytes"]
             lines.append(
