@@ -102,7 +102,7 @@ def _statsmodels(x: NDArray[Any], y: NDArray[Any], intercept: bool) -> NDArray[A
 
 _FITS: dict[str, Fit] = {
     "crossgram": _crossgram(6),
-    "crossgram, 12 digits": _crossgram(12),
+    "crossgram, 13 digits": _crossgram(13),
     "numpy lstsq": _numpy,
     "scipy gelsy": _gelsy,
     "scikit-learn": _scikit_learn,

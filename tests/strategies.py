@@ -197,7 +197,11 @@ def assert_same_bits(found: Moments, expected: Moments) -> None:
 
 
 def exact_least_squares(
-    x: NDArray[np.float64], y: NDArray[np.float64], *, intercept: bool
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    *,
+    intercept: bool,
+    weights: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Return the coefficients (p, q) of least squares without any rounding but the last.
 
@@ -207,7 +211,9 @@ def exact_least_squares(
     ones = np.ones((len(x), 1 if intercept else 0))
     columns, unit = _integers(np.column_stack([x, ones]))
     targets, target_unit = _integers(y)
-    solution = _eliminate(columns.T @ columns, columns.T @ targets) * Fraction(unit, target_unit)
+    counted, _ = _integers(np.ones((len(x), 1)) if weights is None else weights[:, None])
+    weighted = counted * columns
+    solution = _eliminate(weighted.T @ columns, weighted.T @ targets) * Fraction(unit, target_unit)
     return solution[: x.shape[1]].astype(float)
 
 
@@ -334,7 +340,7 @@ def paired_rows(
 
 
 def longdouble_least_squares(
-    x: NDArray[np.float64], y: NDArray[np.float64], *, intercept: bool
+    x: NDArray[Any], y: NDArray[Any], *, intercept: bool
 ) -> NDArray[np.longdouble]:
     """Return the coefficients (p, q) by Householder's QR in long double, of scaled columns."""
     p = x.shape[1]

@@ -226,8 +226,22 @@ class TestNotes:
         assert compared.pairs[0].unbiased_cka is None
         assert "unbiased CKA was left out, for want of norms" in compared.notes[0]
 
+    def test_tell_where_directions_were_left_out_that_may_count(self) -> None:
+        rng = np.random.default_rng(4)
+        common = rng.normal(size=(2000, 1))
+        x = 1e-8 * rng.normal(size=(2000, 5)) + common
+        notes = cg.compare([x, rng.normal(size=(2000, 3))], names=["a", "b"]).notes
+        assert any("columns of a depend on each other, or nearly so" in note for note in notes)
+        assert not any("columns of b" in note for note in notes)
+
 
 class TestRefused:
+    def test_rows_whose_fourth_powers_underflow(self) -> None:
+        rng = np.random.default_rng(5)
+        x, y = rng.normal(size=(50, 3)), rng.normal(size=(50, 2))
+        with pytest.raises(InputError, match="fourth powers of their lengths underflow"):
+            cg.compare([1e-90 * x, y])
+
     x, y, z = three_spaces()
 
     @pytest.mark.parametrize("data", [[x], [], moments_of([x]), x, "rows.npy"])
@@ -242,7 +256,7 @@ class TestRefused:
             cg.compare([self.x, np.full((300, 2), 0.1)], names=["a", "b"])
 
     def test_moments_of_no_rows(self) -> None:
-        with pytest.raises(InputError, match="the 0 rows of a are all the same"):
+        with pytest.raises(InputError, match="these moments are of no rows"):
             cg.compare(moments_of([self.x[:0], self.y[:0]]))
 
     @pytest.mark.parametrize(("maps", "missing"), [("ab", "b x b"), ("aabbcc", "a x b")])

@@ -8,6 +8,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pytest
+from command_line import succeeds
 from hypothesis import given, settings
 from numpy.typing import NDArray
 from strategies import (
@@ -210,6 +211,18 @@ class TestSources:
         # the unit rows of the two differ by rounding, which the condition number multiplies
         assert error <= 10 * EPSILON * fitted.certificate.condition
 
+    def test_digits_of_unit_rows_are_those_that_rounding_leaves(self) -> None:
+        fitted = cg.fit(self.x, self.y, normalize=True, digits=15)
+        lengths = [
+            np.sqrt((rows.astype(np.longdouble) ** 2).sum(axis=1)) for rows in (self.x, self.y)
+        ]
+        units = [rows / own[:, None] for rows, own in zip((self.x, self.y), lengths, strict=True)]
+        exact = longdouble_least_squares(*units, intercept=True)
+        spread = np.linalg.norm((units[0] - units[0].mean(axis=0)).astype(float), axis=0)
+        found = column_scaled_digits(fitted.weight.T, exact, spread)
+        assert fitted.certificate.digits <= found + 1
+        assert any("15 digits were asked for" in note for note in fitted.certificate.notes)
+
     def test_ridge_is_that_of_rows_below_the_rows(self) -> None:
         strength = 1e-9
         fitted = cg.fit(self.x, self.y, intercept=False, ridge=strength, **self.options)
@@ -224,12 +237,42 @@ class TestSources:
             1 - fitted.certificate.digits
         )
 
-    def test_folds_keep_their_score(self) -> None:
-        fitted = cg.fit(self.x, self.y, folds=4, **self.options)
-        once = cg.fit(self.x, self.y, folds=4, digits=0)
-        assert fitted.certificate.passes > once.certificate.passes == 1
-        assert fitted.certificate.folds == 4
-        assert fitted.certificate.cross_validated_r2 == once.certificate.cross_validated_r2
+    @pytest.mark.parametrize(("condition", "in_doubt"), [(1e5, False), (1e9, True)])
+    def test_folds_say_where_their_score_is_of_one_pass(
+        self, condition: float, in_doubt: bool
+    ) -> None:
+        x, y = conditioned(14, condition, rows=4000)
+        certificate = cg.fit(x, y, folds=4, **self.options).certificate
+        assert certificate.passes > 1
+        assert certificate.folds == 4
+        assert in_doubt == any(
+            "held-out R2 is of maps from one pass" in n for n in certificate.notes
+        )
+        if not in_doubt:
+            errors = totals = 0.0
+            for held_out in np.array_split(np.arange(4000), 4):
+                rest = np.setdiff1d(np.arange(4000), held_out)
+                means = x[rest].mean(axis=0), y[rest].mean(axis=0)
+                m = np.linalg.lstsq(x[rest] - means[0], y[rest] - means[1], rcond=None)[0]
+                residuals = y[held_out] - means[1] - (x[held_out] - means[0]) @ m
+                errors += (residuals**2).sum()
+                totals += ((y[held_out] - means[1]) ** 2).sum()
+            assert certificate.cross_validated_r2 == pytest.approx(1 - errors / totals, abs=1e-6)
+
+    def test_weights_of_any_size_are_those_of_every_sum(self) -> None:
+        """Weights whose sum is rounded, of unit rows that are nearly the same."""
+        for seed in range(6):
+            rng = np.random.default_rng(seed)
+            x = rng.standard_normal((60, 5)) + 1e7
+            x /= np.linalg.norm(x, axis=1)[:, None]
+            y = x @ rng.standard_normal((5, 2)) + 1e-9 * rng.standard_normal((60, 2))
+            weights = rng.choice([0.3, 0.7, 1.1], 60)
+            fitted = cg.fit(x, y, weights=weights, digits=12)
+            exact = exact_least_squares(x, y, intercept=True, weights=weights)
+            lengths = np.sqrt(weights @ (x - weights @ x / weights.sum()) ** 2)
+            found = column_scaled_digits(fitted.weight.T, exact, lengths)
+            assert fitted.certificate.passes > 2
+            assert found > fitted.certificate.digits - 1
 
 
 class TestReading:
@@ -246,10 +289,22 @@ class TestReading:
         assert found[-1] == "residuals"
         assert fitted.certificate.passes >= len(found)
 
-    @pytest.mark.parametrize("digits", [-1, 16, np.nan, True])
+    @pytest.mark.parametrize("digits", [-1, 16, np.nan, True, "6", None])
     def test_is_refused_for_digits_that_no_map_has(self, digits: Any) -> None:
         with pytest.raises(cg.InputError, match="digits: .* from 0 to 15"):
             cg.fit(*conditioned(10, 10.0), digits=digits)
+
+
+class TestMemory:
+    @pytest.mark.parametrize("digits", [0, 14, 15])
+    def test_is_planned_for_every_pass(self, tmp_path: Path, digits: int) -> None:
+        rng = np.random.default_rng(15)
+        for name, dim in (("x", 700), ("y", 500)):
+            np.save(tmp_path / f"{name}.npy", rng.standard_normal((6000, dim), np.float32))
+        arguments = "fit", "x.npy", "y.npy", "-o", "m", "--digits", digits, "--threads", 1
+        result = succeeds(*arguments, cwd=tmp_path)
+        assert (result["passes"] > 1) == (digits > 0)
+        assert result["peak_memory_bytes"] < 1.25 * result["planned_memory_bytes"]
 
 
 class TestResiduals:

@@ -280,6 +280,14 @@ class TestStrengths:
 
 
 class TestChoice:
+    def test_tells_where_it_was_among_maps_that_leave_directions_out(self) -> None:
+        rng = np.random.default_rng(6)
+        x = 1e-8 * rng.standard_normal((2000, 5)) + rng.standard_normal((2000, 1))
+        fitted = cg.fit(x, x[:, :2], ridge="auto")
+        assert any("leave out directions" in note for note in fitted.certificate.notes)
+        well = cg.fit(rng.standard_normal((2000, 5)), x[:, :2], ridge="auto")
+        assert not any("leave out directions" in note for note in well.certificate.notes)
+
     def test_is_the_strength_of_the_largest_held_out_r2(self) -> None:
         problem = regression(noise=30.0)
         path = cg.ridge_path(problem.folded(), "a", "b")
@@ -469,7 +477,7 @@ class TestFoldsOfAuto:
 
     def test_are_no_more_than_rows(self) -> None:
         assert cg.fit(self.x[:3], self.x[:3], ridge="auto").certificate.folds == 3
-        with pytest.raises(cg.InputError, match=r"folds: 2 given, .*number of rows \(1\)"):
+        with pytest.raises(cg.InputError, match=r"ridge: 'auto' given for one row"):
             cg.fit(self.x[:1], self.x[:1], ridge="auto")
 
     def test_are_not_kept_for_a_strength_that_is_given(self) -> None:

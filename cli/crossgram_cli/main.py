@@ -56,7 +56,7 @@ class _LazyGroup(click.Group):
 def cli() -> None:
     """Exact linear maps between the embedding spaces of neural networks.
 
-    Embeddings of the same images by two networks are streamed once, and the least-squares map
+    Embeddings of the same images by two networks are streamed, and the least-squares map
     from one space to the other is solved from their second moments.
 
     \b

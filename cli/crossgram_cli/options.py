@@ -15,6 +15,7 @@ __all__ = [
     "output_option",
     "pass_options",
     "reading_options",
+    "ridge_option",
     "row_options",
     "solve_options",
 ]
@@ -41,6 +42,17 @@ def _ridge(ctx: click.Context, param: click.Parameter, value: str) -> float | st
     except ValueError as error:
         raise click.BadParameter(f"{value!r}: expected a number, or auto") from error
 
+
+ridge_option = click.option(
+    "--ridge",
+    default="0",
+    show_default=True,
+    callback=_ridge,
+    metavar="FLOAT|auto",
+    help="Strength of the ridge penalty, on the scale of sums of squares: 1 is mild for unit rows. "
+    "auto chooses it by cross-validation over the folds; without any, fit keeps 5 (by labels or "
+    "else ids, where there are), and solve takes generalised cross-validation.",
+)
 
 output_option = click.option(
     "-o", "--output", required=True, type=click.Path(), help="File to write."
@@ -174,17 +186,7 @@ def solve_options(command: _Command) -> _Command:
                 default=True,
                 help="Fit no bias: the map goes through the origin.",
             ),
-            click.option(
-                "--ridge",
-                default="0",
-                show_default=True,
-                callback=_ridge,
-                metavar="FLOAT|auto",
-                help="Strength of the ridge penalty, on the scale of sums of squares: 1 is mild "
-                "for unit rows. auto chooses it by cross-validation over the folds; without any, "
-                "fit keeps 5 (by labels or else ids, where there are), and solve takes generalised "
-                "cross-validation.",
-            ),
+            ridge_option,
         ],
     )
 

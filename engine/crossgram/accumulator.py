@@ -27,6 +27,7 @@ RUN_ROWS = 16_384
 """Rows about one shift at most, which bounds what cancels when it is corrected for."""
 
 _STRIP = 256
+_SMALLEST_NORMS = float(np.sqrt(np.finfo(np.float64).tiny) / np.finfo(np.float64).eps)
 _SMALLEST_SQUARES = float(np.finfo(np.float64).tiny / np.finfo(np.float64).eps)
 _OUTWEIGHS = 16
 
@@ -224,6 +225,11 @@ class Accumulator:
                 raise InputError(
                     f"{label}: column {int(np.argmax(lost))} varies by so little that its squares "
                     "underflow float64; multiply the rows by a constant first"
+                )
+            if self._norms is not None and 0 < squares.sum() < _SMALLEST_NORMS:
+                raise InputError(
+                    f"{label}: rows are so short that fourth powers of their lengths underflow "
+                    "float64; leave the norms out, or multiply the rows by a constant first"
                 )
 
     def _centred_norms(

@@ -21,6 +21,7 @@ from crossgram.cca import (
     whiten,
 )
 from crossgram.errors import InputError
+from crossgram.evidence import EPSILON, rank_is_in_doubt
 from crossgram.folds import FoldedMoments, load_moments
 from crossgram.moments import Moments
 from crossgram.progress import ProgressCallback, ignore
@@ -42,7 +43,6 @@ MEASURES = {
 """What is compared, in the order of tables, and what people call it."""
 
 _IDENTICAL = dict.fromkeys(MEASURES, 1.0) | {"procrustes": 0.0}
-_EPSILON = {"exact": float(np.finfo(np.float64).eps), "fast": float(np.finfo(np.float32).eps)}
 _DOUBTFUL = 1e-4
 _MUCH_BY_CHANCE = 0.05
 
@@ -296,6 +296,8 @@ def _is_store(path: Path) -> bool:
 
 
 def _whiten(moments: Moments, space: str) -> Whitening:
+    if moments.weight == 0:
+        raise InputError("compare: these moments are of no rows; accumulate some")
     whitened = whiten(moments, space)
     if whitened.rank == 0:
         raise InputError(
@@ -345,8 +347,14 @@ def _notes(
             f"about {min(chance, 1):.2f}, and canonical correlations are raised likewise; use more "
             "rows, or --regularization"
         )
+    for name, space in plain.items():
+        if rank_is_in_doubt(moments, name, space.rank, intercept=True):
+            notes.append(
+                f"columns of {name} depend on each other, or nearly so, which one pass cannot tell "
+                f"above a condition number of about 1e7: {space.rank} directions were compared"
+            )
     for name, space in steadied.items():
-        error = _EPSILON[moments.precision] * space.condition**2
+        error = EPSILON[moments.precision] * space.condition**2
         if error > _DOUBTFUL:
             notes.append(
                 f"the columns of {name} are nearly dependent (condition {space.condition:.1g}): "

@@ -26,6 +26,7 @@ __all__ = [
     "ends",
     "is_rounding",
     "products",
+    "rank_is_in_doubt",
     "residual_squares",
     "sums_of_squares",
 ]
@@ -133,6 +134,17 @@ def is_rounding(squares: NDArray[np.float64], moments: Moments, space: str) -> N
     noise = _CONSTANT_SPREAD * np.abs(moments.means[moments.index(space)])
     limit = np.maximum(moments.weight * noise**2, np.finfo(np.float64).tiny)
     return np.asarray(squares <= limit)
+
+
+def rank_is_in_doubt(moments: Moments, space: str, rank: int, intercept: bool) -> bool:
+    """Tell whether directions were left out that one more pass might find to be there.
+
+    Of a Gram matrix, eigenvalues are seen down to ε times the largest, so singular values of the
+    rows down to √ε. Constant columns and few rows explain a low rank by themselves.
+    """
+    squares = sums_of_squares(moments, space, intercept)
+    varying = int(np.count_nonzero(~is_rounding(squares, moments, space)))
+    return rank < min(varying, moments.rows - intercept)
 
 
 def residual_squares(

@@ -11,9 +11,10 @@ from typing import Any
 from crossgram.accumulation import Options, open_spaces, planned, prepared
 from crossgram.cross_validation import cross_validated_r2
 from crossgram.errors import InputError
-from crossgram.evidence import ends
+from crossgram.evidence import Affine, ends
 from crossgram.folds import FoldedMoments
 from crossgram.further_passes import check_digits, refine
+from crossgram.least_squares import Fit
 from crossgram.linear_map import LinearMap
 from crossgram.maps import Method
 from crossgram.moments import Moments
@@ -35,6 +36,10 @@ __all__ = [
 
 _SIDES = ("source", "target", "both")
 _AUTO = "auto"
+_FOLDS_OF_ONE_READING = (
+    "the held-out R2 is of maps from one pass, which leave out directions that columns nearly "
+    "depend on each other in: this map may do better"
+)
 _AUTO_FOLDS = 5
 
 
@@ -215,10 +220,19 @@ def fit_with_report(
 
 
 def plan_fit(
-    x: SourceLike, y: SourceLike, *, normalize: bool | str = False, **options: Any
+    x: SourceLike,
+    y: SourceLike,
+    *,
+    ridge: float | str = 0.0,
+    normalize: bool | str = False,
+    **options: Any,
 ) -> Plan:
-    """Return the plan of a fit without running it; parameters as for `fit`."""
-    spaces, settled = settle(x, y, normalize, options)
+    """Return the plan of a fit without running it.
+
+    Parameters as for `fit`, but for those that take no memory: `intercept`, `method`, `rank`,
+    `scale`, `digits` and `progress`.
+    """
+    spaces, settled = settle(x, y, normalize, options, held_out=ridge == _AUTO)
     return planned(spaces, settled, solve=(0, 1))
 
 
@@ -307,7 +321,10 @@ def _solve(
         notes = (*certificate.notes, *_choice_notes(path))
         certificate = replace(certificate, ridge_chosen_by=path.chosen_by, notes=notes)
     if isinstance(moments, FoldedMoments):
-        held_out = cross_validated_r2(moments, source, target, chosen.coefficients)
+        solver = _Doubting(chosen)
+        held_out = cross_validated_r2(moments, source, target, solver)
+        if solver.doubts:
+            certificate = replace(certificate, notes=(*certificate.notes, _FOLDS_OF_ONE_READING))
         worse = held_out < 0 <= certificate.r2
         certificate = replace(
             certificate,
@@ -318,6 +335,20 @@ def _solve(
     return replace(solved, certificate=certificate), path
 
 
+class _Doubting:
+    """A solver that remembers whether a rank was in doubt."""
+
+    def __init__(self, chosen: Method) -> None:
+        self._chosen = chosen
+        self.doubts = False
+
+    def __call__(self, moments: Moments, source: str, target: str) -> Affine:
+        fit = self._chosen.coefficients(moments, source, target)
+        if isinstance(fit, Fit):
+            self.doubts |= bool(fit.rank(moments, self._chosen.intercept).doubt)
+        return fit
+
+
 def _choice_notes(path: RidgePath) -> list[str]:
     notes = []
     if path.cross_validated_r2 is None:
@@ -325,7 +356,13 @@ def _choice_notes(path: RidgePath) -> list[str]:
             "the ridge was chosen by generalised cross-validation, from the rows that it is fitted "
             "on; with --folds it is chosen by rows that are held out"
         )
-    if path.chosen == path.strengths[0]:
+    if path.rank_is_in_doubt:
+        notes.append(
+            "the ridge was chosen among maps that leave out directions which columns nearly depend "
+            "on each other in; where those count, a ridge of 0, which reads the rows again, is "
+            "better"
+        )
+    elif path.chosen == path.strengths[0]:
         notes.append("the ridge chosen is the weakest that was tried: the map needs none")
     elif path.chosen == path.strengths[-1]:
         notes.append(
@@ -390,6 +427,8 @@ def settle(
 
 
 def _folds_for_auto(sources: Sequence[Source], group_by: str) -> dict[str, Any]:
+    if sources[0].rows < 2:
+        raise InputError("ridge: 'auto' given for one row, expected at least 2 to hold one out")
     if group_by == "rows":
         has = (by for by in ("labels", "ids") for s in sources if getattr(s, by) is not None)
         group_by = next(has, "rows")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,9 +45,10 @@ _AS_FAR = (
 )
 
 
-def check_digits(digits: float) -> None:
+def check_digits(digits: Any) -> None:
     """Refuse a number of digits that no map in float64 can have."""
-    if isinstance(digits, bool) or not 0 <= digits <= MOST_DIGITS:
+    is_number = isinstance(digits, Real) and not isinstance(digits, bool)
+    if not (is_number and 0 <= float(digits) <= MOST_DIGITS):
         raise InputError(f"digits: {digits!r} given, a map in float64 has from 0 to {MOST_DIGITS}")
 
 
@@ -111,6 +113,7 @@ class _Refinement:
             lengths=np.where(constant, 0.0, np.sqrt(np.maximum(squares, 0.0))),
             target_lengths=np.sqrt(sums_of_squares(moments, self._target.name, self._intercept)),
             ridge=self._ridge,
+            rounded=self._source.normalized or self._target.normalized,
         )
         self._triangle = precondition(normal, self._problem)
 
@@ -133,7 +136,7 @@ class _Refinement:
                 solution, bias, residuals, self._problem, intercept=self._intercept
             )
             shrinks = solution.error < 0.5 * before
-        return self._certified(solution, bias)
+        return self._certified(solution, bias, digits)
 
     def _preconditioned(self) -> Solution:
         means = self._moments.means
@@ -152,10 +155,14 @@ class _Refinement:
             return np.zeros_like(means[1])
         return (means[1] - means[0] @ coefficients) + (tails[1] - tails[0] @ coefficients)
 
-    def _certified(self, solution: Solution, bias: NDArray[np.float64]) -> LinearMap:
+    def _certified(self, solution: Solution, bias: NDArray[np.float64], asked: float) -> LinearMap:
         digits = correct_digits(solution.error)
         varying = int(np.count_nonzero(self._problem.lengths))
         rank = Rank(solution.rank, varying, "" if solution.rank_is_certain else _AS_FAR)
+        notes = row_notes(self._moments, self._source, rank, self._intercept, self._ridge)
+        notes += digit_notes(self._moments, self._source, rank, digits)
+        if digits < asked:
+            notes += (f"{asked:g} digits were asked for; another pass would add none",)
         return certified_map(
             self._moments,
             self._source,
@@ -167,8 +174,7 @@ class _Refinement:
             method="cholesky" if rank.found == self._source.dim else "minimum norm",
             intercept=self._intercept,
             ridge=self._ridge,
-            notes=row_notes(self._moments, self._source, rank, self._intercept, self._ridge)
-            + digit_notes(self._moments, self._source, rank, digits),
+            notes=notes,
             spread=self._spread(solution),
             passes=self._passes,
             residuals=solution.residuals,

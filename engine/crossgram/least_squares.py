@@ -31,6 +31,7 @@ from crossgram.spaces import Space
 __all__ = [
     "Fit",
     "Rank",
+    "check_felt",
     "check_ridge",
     "coefficient_digits",
     "digit_notes",
@@ -153,7 +154,7 @@ def solve(
     fit = solve_least_squares(
         moments, from_space.name, to_space.name, intercept=intercept, ridge=ridge
     )
-    _check_felt(ridge, moments, from_space.name, intercept)
+    check_felt(ridge, moments, from_space.name, intercept)
     rank = fit.rank(moments, intercept)
     digits = coefficient_digits(moments, to_space.name, fit, intercept)
     return certified_map(
@@ -215,7 +216,7 @@ def check_ridge(ridge: Any) -> None:
         raise InputError(f"ridge: {ridge!r} given, expected a finite number of at least 0")
 
 
-def _check_felt(ridge: float, moments: Moments, source: str, intercept: bool) -> None:
+def check_felt(ridge: float, moments: Moments, source: str, intercept: bool) -> None:
     """Refuse a strength that float64 loses beside the sums of squares, or they beside it."""
     squares = sums_of_squares(moments, source, intercept)
     felt = squares[~is_rounding(squares, moments, source)]
@@ -297,7 +298,8 @@ def digit_notes(moments: Moments, source: Space, rank: Rank, digits: float) -> t
         return ()
     note = (
         f"about {digits:.0f} digits of the map are correct, because columns of {source.name} "
-        "are nearly dependent; its predictions keep more. Ridge gives more digits"
+        "are nearly dependent, or explain next to nothing of the targets; its predictions keep "
+        "more. Ridge gives more digits"
     )
     if rank.doubt:
         note = (

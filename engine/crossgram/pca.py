@@ -113,7 +113,7 @@ class PrincipalComponents:
         dim = self.space.dim
         if rank is None:
             return dim
-        if not isinstance(rank, Integral) or not 1 <= int(rank) <= dim:
+        if isinstance(rank, bool) or not isinstance(rank, Integral) or not 1 <= int(rank) <= dim:
             raise InputError(
                 f"rank: {rank!r} given, expected a whole number from 1 to {dim}, the width of "
                 f"{self.space.name}"

@@ -168,8 +168,7 @@ def make_plan(
             sources, spaces, kept, segment_rows, block_rows, ring, count, folds, precision
         )
         if solve is not None:
-            # a further pass has the moments of the first beside its own, and a triangle
-            terms["earlier pass"] = 8 * (elements(dims, wanted) + dims[solve[0]] ** 2)
+            terms["further passes"] = _further(dims, elements(dims, wanted), solve)
         held = sum(terms.values())
         terms["solving"] = max(0, _solving(dims, wanted, folds, solve) - held)
         terms["joining"] = max(0, joining - held - terms["solving"])
@@ -288,6 +287,13 @@ def _streaming(
         "accumulators": threads * sets * moments,
         "merging": waiting * moments,
     }
+
+
+def _further(dims: Sequence[int], numbers: int, solve: Pair) -> int:
+    """Return the bytes that a further pass has besides those of the first."""
+    p, q = (dims[k] for k in solve)
+    # the moments of the first, a triangle, singular vectors, coefficients
+    return 8 * (numbers + 3 * p * p + p * q)
 
 
 def _solving(dims: Sequence[int], pairs: frozenset[Pair], folds: int, solve: Pair | None) -> int:

@@ -22,6 +22,7 @@ from crossgram.evidence import (
 from crossgram.folds import FoldedMoments
 from crossgram.least_squares import (
     Fit,
+    check_felt,
     coefficient_digits,
     digit_notes,
     row_notes,
@@ -69,7 +70,7 @@ def check_rank(rank: object, source: Space, target: Space) -> None:
         If it is no whole number from 1 to the smaller width.
     """
     largest = min(source.dim, target.dim)
-    if not isinstance(rank, Integral) or not 1 <= int(rank) <= largest:
+    if isinstance(rank, bool) or not isinstance(rank, Integral) or not 1 <= int(rank) <= largest:
         raise InputError(
             f"rank: {rank!r} given, expected a whole number from 1 to {largest}, the smaller width "
             f"of {source.name} ({source.dim}) and {target.name} ({target.dim})"
@@ -135,6 +136,7 @@ def solve(
     fit = solve_reduced_rank(
         moments, from_space.name, to_space.name, rank=rank, intercept=intercept, ridge=ridge
     )
+    check_felt(ridge, moments, from_space.name, intercept)
     full_rank = fit.full.rank(moments, intercept)
     notes = row_notes(moments, from_space, full_rank, intercept, ridge)
     if rank == min(from_space.dim, to_space.dim):

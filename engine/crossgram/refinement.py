@@ -61,6 +61,8 @@ class Problem:
         Of the target's columns, likewise.
     ridge : float
         Strength.
+    rounded : bool
+        Whether rows were divided by their lengths, and rounded by that.
     """
 
     rows: int
@@ -68,6 +70,7 @@ class Problem:
     lengths: NDArray[np.float64]
     target_lengths: NDArray[np.float64]
     ridge: float
+    rounded: bool
 
     @property
     def scale(self) -> NDArray[np.float64]:
@@ -197,12 +200,12 @@ def corrected(
     intercept: bool,
 ) -> tuple[Solution, NDArray[np.float64]]:
     """Return the solution and the bias, corrected by the residuals that they leave."""
-    (weight, *sums_x), (_, *tails_x) = moments.products[0][:, 0], moments.products[1][:, 0]
+    (weight, *sums_x), (tail, *tails_x) = moments.products[0][:, 0], moments.products[1][:, 0]
     sums_r = moments.products[0][0, 1:], moments.products[1][0, 1:]
     cross = moments.products[0][1:, 1:], moments.products[1][1:, 1:]
     if intercept:
         sums = np.array(sums_x)[:, None], np.array(tails_x)[:, None]
-        cross = _centred(cross, sums, (sums_r[0][None], sums_r[1][None]), float(weight))
+        cross = _centred(cross, sums, (sums_r[0][None], sums_r[1][None]), (weight, tail))
     right = (cross[0] - problem.ridge * solution.coefficients) + cross[1]
     coordinates = (solution.vectors.T @ (problem.scale[:, None] * right)) / solution.singular[
         :, None
@@ -218,6 +221,8 @@ def corrected(
     # the coefficients themselves are rounded, and R turns that into directions that are weak
     rounded = _EPSILON * max(0.5, _EPSILON * solution.condition**2)
     error = max(rounded, before * contraction(solution))
+    if problem.rounded:
+        error = max(error, _of_rounded_rows(solution.singular, coefficients, problem))
     return (
         replace(
             solution,
@@ -234,15 +239,14 @@ def contraction(solution: Solution) -> float:
     return _SUM_ROUNDING * _EPSILON * (solution.defect + solution.condition)
 
 
-def _centred(cross: Pair, sums_x: Pair, sums_r: Pair, weight: float) -> Pair:
+def _centred(cross: Pair, sums_x: Pair, sums_r: Pair, weight: tuple[float, float]) -> Pair:
     """Return Σ w xᵀ r - (Σ w x)(Σ w r) / W, of which almost all cancels."""
-    whole = np.full_like(cross[0], weight)
-    high, low = times(cross[0], whole)
-    whole_cross = high, low + cross[1] * weight
+    high, low = times(cross[0], np.full_like(cross[0], weight[0]))
+    whole_cross = high, low + (cross[1] * weight[0] + cross[0] * weight[1])
     high, low = times(sums_x[0], sums_r[0])
     low = low + (sums_x[0] * sums_r[1] + sums_x[1] * sums_r[0])
     difference = add(whole_cross, (-high, -low))
-    return difference[0] / weight, difference[1] / weight
+    return difference[0] / weight[0], difference[1] / weight[0]
 
 
 def _ratio(rising: NDArray[np.float64]) -> float:
@@ -299,6 +303,16 @@ def _error(
     moved = float(np.linalg.norm(1 / singular**2)) * residual_lengths[known]
     moved = moved / math.sqrt(max(1, problem.rows))
     return _EPSILON * float(((sums + rows + moved) / scaled[known]).max())
+
+
+def _of_rounded_rows(
+    singular: NDArray[np.float64], coefficients: NDArray[np.float64], problem: Problem
+) -> float:
+    """Return what the rounding of rows and targets to float64 does, of the worst output."""
+    scaled = np.linalg.norm(problem.lengths[:, None] * coefficients, axis=0)
+    known = scaled > 0
+    ratio = float((problem.target_lengths[known] / scaled[known]).max(initial=0.0))
+    return _EPSILON * float(np.linalg.norm(1 / singular)) * (1 + ratio)
 
 
 def _relative(

@@ -7,14 +7,11 @@ import math
 import numpy as np
 
 from crossgram.errors import InputError
+from crossgram.evidence import EPSILON
 from crossgram.moments import Moments
 
 __all__ = ["check_definite", "digits_left"]
 
-_EPSILON = {
-    "exact": float(np.finfo(np.float64).eps),
-    "fast": float(np.finfo(np.float32).eps),
-}
 _SUM_ROUNDING = {"exact": 16_384, "fast": 1024}
 """Error of a sum of products in units of ε: at most one per row of a segment; of a tile, whose
 products `fast` adds in float32."""
@@ -22,13 +19,13 @@ products `fast` adds in float32."""
 
 def digits_left(before: Moments, after: Moments) -> tuple[float, str]:
     """Return how many digits are left in the worst column, and a warning if it lost one or more."""
-    precise = -math.log10(_EPSILON[before.precision])
+    precise = -math.log10(EPSILON[before.precision])
     worst, where = 1.0, ""
     if after.weight > 0:
         for space, mean, whole, rest in zip(
             before.spaces, before.means, before.squares, after.squares, strict=True
         ):
-            varies = whole > before.weight * (8 * _EPSILON["exact"] * mean) ** 2
+            varies = whole > before.weight * (8 * EPSILON["exact"] * mean) ** 2
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = np.where(varies, whole / rest, 1.0)
             if ratio.max() > worst:
@@ -57,13 +54,13 @@ def check_definite(before: Moments, after: Moments) -> None:
     """
     if after.weight == 0 or after.weight == before.weight:
         return
-    rounding = 3 * _SUM_ROUNDING[before.precision] * _EPSILON[before.precision]
+    rounding = 3 * _SUM_ROUNDING[before.precision] * EPSILON[before.precision]
     for i, space in enumerate(before.spaces):
         if (i, i) not in after.blocks:
             continue
         lengths = np.sqrt(before.squares[i])
         lengths[lengths == 0] = 1.0
-        shifts = 8 * _EPSILON["exact"] * math.sqrt(before.weight) * np.abs(before.means[i])
+        shifts = 8 * EPSILON["exact"] * math.sqrt(before.weight) * np.abs(before.means[i])
         allowed = space.dim * (rounding + 2 * float((shifts / lengths).max()))
         scaled = after.blocks[i, i] / np.outer(lengths, lengths)
         scaled.flat[:: space.dim + 1] += allowed

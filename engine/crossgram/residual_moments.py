@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,10 @@ class ResidualMoments:
 
 _TILE_ROWS = 256
 """Fewer than of a tile of products: their slices are held too, up to five of every value."""
+
+
+_STRIP = 128
+"""Outputs at a time, which bounds the memory of products besides their sums."""
 
 
 class ResidualAccumulator:
@@ -102,8 +106,8 @@ class ResidualAccumulator:
 
     def _reset(self) -> None:
         p, q = self._coefficients.shape
-        zeros = np.zeros((1 + p, 1 + q))
-        self._sums = ResidualMoments((zeros, zeros), np.zeros(q))
+        sums = np.zeros((1 + p, 1 + q)), np.zeros((1 + p, 1 + q))
+        self._sums = ResidualMoments(sums, np.zeros(q))
 
     def _add_tile(
         self,
@@ -127,14 +131,15 @@ class ResidualAccumulator:
         high, low = times(weights[:, None], residuals[0])
         low = low + weights[:, None] * residuals[1]
         ones, nothing = np.ones((len(x), 1)), np.zeros((len(x), 1))
-        products = product(
-            np.hstack([ones, x]),
-            np.hstack([weights[:, None], high]),
-            a_low=None if x_low is None else np.hstack([nothing, x_low]),
-            b_low=np.hstack([nothing, low]),
-        )
-        squares = np.einsum("i,ij,ij->j", weights, residuals[0], residuals[0])
-        self._sums.absorb(ResidualMoments(products, squares))
+        left = np.hstack([ones, x])
+        left_low = None if x_low is None else np.hstack([nothing, x_low])
+        right, right_low = np.hstack([weights[:, None], high]), np.hstack([nothing, low])
+        for columns in _strips(right.shape[1]):
+            sums = product(left, right[:, columns], a_low=left_low, b_low=right_low[:, columns])
+            before = self._sums.products[0][:, columns], self._sums.products[1][:, columns]
+            for part, total in zip(self._sums.products, add(before, sums), strict=True):
+                part[:, columns] = total
+        self._sums.squares += np.einsum("i,ij,ij->j", weights, residuals[0], residuals[0])
 
     def _residuals(
         self,
@@ -145,11 +150,18 @@ class ResidualAccumulator:
     ) -> Pair:
         # powers of two that make columns alike, so that no value of a row hides the others
         _, exponents = np.frexp(np.abs(x).max(axis=0, initial=0.0))
-        scaled = np.ldexp(self._coefficients, exponents[:, None])
-        mapped = product(
-            np.ldexp(x, -exponents).T,
-            scaled,
-            a_low=None if x_low is None else np.ldexp(x_low, -exponents).T,
-        )
-        residuals = add(two_sum(y, -self._bias), (-mapped[0], -mapped[1]))
-        return residuals if y_low is None else add(residuals, (y_low, np.zeros_like(y_low)))
+        rows = np.ldexp(x, -exponents).T
+        rows_low = None if x_low is None else np.ldexp(x_low, -exponents).T
+        residuals = np.empty_like(y), np.empty_like(y)
+        for columns in _strips(y.shape[1]):
+            scaled = np.ldexp(self._coefficients[:, columns], exponents[:, None])
+            mapped = product(rows, scaled, a_low=rows_low)
+            own = add(two_sum(y[:, columns], -self._bias[columns]), (-mapped[0], -mapped[1]))
+            if y_low is not None:
+                own = add(own, (y_low[:, columns], np.zeros_like(own[0])))
+            residuals[0][:, columns], residuals[1][:, columns] = own
+        return residuals
+
+
+def _strips(columns: int) -> Iterator[slice]:
+    return (slice(start, start + _STRIP) for start in range(0, columns, _STRIP))

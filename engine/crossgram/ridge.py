@@ -14,7 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from crossgram.cross_validation import cross_validated_r2
 from crossgram.errors import InputError
-from crossgram.evidence import NOISE, is_rounding, products, sums_of_squares
+from crossgram.evidence import (
+    NOISE,
+    is_rounding,
+    products,
+    rank_is_in_doubt,
+    sums_of_squares,
+)
 from crossgram.folds import FoldedMoments
 from crossgram.least_squares import solve_least_squares
 from crossgram.moments import Moments
@@ -48,6 +54,9 @@ class RidgePath:
         The strength of the largest cross-validated R², or of the smallest score without folds.
     chosen_by : {"cross-validation", "generalised cross-validation"}
         Which of the two.
+    rank_is_in_doubt : bool
+        Whether directions were left out, as nothing but rounding, that may be there: every
+        strength is then one of a map without them.
     """
 
     strengths: NDArray[np.float64]
@@ -56,6 +65,7 @@ class RidgePath:
     degrees_of_freedom: NDArray[np.float64]
     chosen: float
     chosen_by: str
+    rank_is_in_doubt: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -67,6 +77,7 @@ class RidgePath:
             "degrees_of_freedom": self.degrees_of_freedom.tolist(),
             "chosen": self.chosen,
             "chosen_by": self.chosen_by,
+            "rank_is_in_doubt": self.rank_is_in_doubt,
         }
 
 
@@ -135,24 +146,20 @@ def ridge_path(
     >>> path.chosen, path.degrees_of_freedom.round(1)
     (100.0, array([39.1, 30.6, 13.5,  3.1]))
     """
-    path, gcv, freedom = _score_all_rows(moments, source, target, strengths, intercept)
+    total = moments if isinstance(moments, Moments) else moments.total()
+    whole = _train_all(total, source, target, intercept)
+    path = _grid(whole) if strengths is None else _checked(strengths, whole)
+    gcv, freedom = _in_strips(_generalised(total, target, whole, intercept), path)
     if isinstance(moments, Moments):
         chosen, by, held_out = path[gcv.argmin()], "generalised cross-validation", None
     else:
         held_out = _held_out_r2(moments, source, target, path, intercept)
         chosen, by = path[held_out.argmax()], "cross-validation"
-    return RidgePath(path, held_out, gcv, freedom, float(chosen), by)
+    doubt = rank_is_in_doubt(total, source, len(whole.values), intercept)
+    return RidgePath(path, held_out, gcv, freedom, float(chosen), by, doubt)
 
 
-def _score_all_rows(
-    moments: Moments | FoldedMoments,
-    source: str,
-    target: str,
-    strengths: ArrayLike | None,
-    intercept: bool,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Settle the strengths; return them, their GCV scores and degrees of freedom."""
-    total = moments if isinstance(moments, Moments) else moments.total()
+def _train_all(total: Moments, source: str, target: str, intercept: bool) -> _Training:
     if total.weight == 0:
         raise InputError("ridge: these moments are of no rows, or every row's weight is zero")
     whole = _train(total, source, target, intercept)
@@ -161,9 +168,7 @@ def _score_all_rows(
             f"ridge: the rows of {source} are all {'the same' if intercept else 'zero'}, so that "
             "every strength gives the same map; give one, or other rows"
         )
-    path = _grid(whole) if strengths is None else _checked(strengths, whole)
-    gcv, freedom = _in_strips(_generalised(total, target, whole, intercept), path)
-    return path, gcv, freedom
+    return whole
 
 
 def _train(moments: Moments, source: str, target: str, intercept: bool) -> _Training:

@@ -85,12 +85,13 @@ def command(
     from crossgram.heat_maps import write_heat_maps
     from crossgram.output import check_output, refuse_overlap
 
+    read = [*data, *filter(None, [options["weights"]])]
     if csv_file is not None:
         check_output(Path(csv_file), overwrite=overwrite)
-        refuse_overlap(Path(csv_file), *data)
+        refuse_overlap(Path(csv_file), *read)
     if plot is not None:
         check_figure(Path(plot), overwrite=overwrite)
-        refuse_overlap(Path(plot), *data, *([] if csv_file is None else [csv_file]))
+        refuse_overlap(Path(plot), *read, *([] if csv_file is None else [csv_file]))
     given = {name: value for name, value in options.items() if _is_given(ctx, name)}
     if names:
         given["names"] = names

@@ -53,8 +53,8 @@ def command(
 ) -> None:
     """Fit the map from X to Y, two networks' embeddings of the same images.
 
-    X and Y are stores, plain two-dimensional Zarr arrays or .npy files. They are read once; row
-    i must be the same image in both.
+    X and Y are stores, plain two-dimensional Zarr arrays or .npy files. They are read once,
+    and again where digits are missing; row i must be the same image in both.
 
     \b
     Example:  crossgram fit a.zarr b.zarr -o a-to-b.safetensors

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crossgram_cli.options import normalize_only_option, pass_options
+from crossgram_cli.options import normalize_only_option, pass_options, ridge_option
 from crossgram_cli.shared import computes, emit
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __all__ = ["command"]
 @click.argument("y", type=click.Path())
 @pass_options
 @normalize_only_option
+@ridge_option
 @computes
 def command(
     x: str,
