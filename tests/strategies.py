@@ -262,11 +262,20 @@ class Drawn:
     scored: list[int]
 
 
-def drawn(keys: Sequence[int], share: float = 0.2, seed: int = 0) -> Drawn:
-    """Draw rows with these keys: held-out rows rising, the others in their random order."""
+def drawn(
+    keys: Sequence[int], share: float = 0.2, seed: int = 0, *, by_label: bool = False
+) -> Drawn:
+    """Draw rows with these keys: held-out rows rising, the others in their random order.
+
+    By label, the very share of the labels is held out, rounded, and two at the least.
+    """
     decisive = [splitmix(key ^ splitmix(2 * seed)) for key in keys]
+    bound = share * 2**64
+    if by_label:
+        labels = sorted(set(decisive))
+        bound = labels[min(max(2, round(share * len(labels))), len(labels) - 1)]
     order = [splitmix(row ^ splitmix(2 * seed + 1)) for row in range(len(keys))]
-    held_out = [row for row, number in enumerate(decisive) if number < share * 2**64]
+    held_out = [row for row, number in enumerate(decisive) if number < bound]
     training = sorted(set(range(len(keys))) - set(held_out), key=order.__getitem__)
     scored: list[int] = []
     for row in sorted(held_out, key=lambda row: (decisive[row], order[row])):

@@ -32,7 +32,7 @@ SIZES = [6, 15, 21, 30, 150, TOTAL]
 
 LABELS = rng.permutation(np.arange(ROWS) // 6)
 IDS = np.array([f"image-{row}.jpg" for row in range(ROWS)])
-PEOPLE = drawn([zlib.crc32(str(label).encode()) for label in LABELS], 0.3, 7)
+PEOPLE = drawn([zlib.crc32(str(label).encode()) for label in LABELS], 0.3, 7, by_label=True)
 
 
 def refitted(point: CurvePoint, x: NDArray[Any], y: NDArray[Any]) -> Any:

@@ -106,7 +106,23 @@ class TestHeldOut:
         held = apart.assigner([apart.training_rows])(0, 2000) == 1
         assert not set(labels[held]) & set(labels[~held])
         assert (apart.by, apart.rows, apart.training_rows) == ("labels", held.sum(), (~held).sum())
-        assert np.flatnonzero(held).tolist() == drawn(keys_of(labels), 0.3, seed).held_out
+        assert (
+            np.flatnonzero(held).tolist()
+            == drawn(keys_of(labels), 0.3, seed, by_label=True).held_out
+        )
+
+    @pytest.mark.parametrize(("people", "held_out"), [(3, 2), (16, 3), (50, 10)])
+    def test_of_few_labels_the_very_share_is_held_out(self, people: int, held_out: int) -> None:
+        labels = np.arange(people * 20) // 20
+        for seed in range(20):
+            apart = hold_out([source(len(labels), labels=labels)], 0.2, seed)
+            assert apart.rows == held_out * 20
+
+    def test_of_many_labels_chance_comes_near_enough(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sampling, "_FEW_LABELS", 1000)
+        labels = np.arange(30_000) // 3
+        apart = hold_out([source(30_000, labels=labels)], 0.2, 0)
+        assert apart.rows == len(drawn(keys_of(labels)).held_out)
 
     def test_ids_are_held_out_wherever_their_rows_are(self) -> None:
         ids = np.array([f"image-{k}.jpg" for k in range(1000)])
@@ -147,7 +163,7 @@ class TestScoredRows:
         self, rows: int, of_each: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         labels = np.random.default_rng(0).permutation(np.arange(rows) // of_each)
-        expected = drawn(keys_of(labels), seed=3)
+        expected = drawn(keys_of(labels), seed=3, by_label=True)
         given = source(rows, labels=labels)
         found = hold_out([given], 0.2, 3).scored
         assert found.tolist() == expected.scored

@@ -22,6 +22,7 @@ MOST_OF_A_LABEL = 20
 """Of these rows, how many are of one label, so that they are of many."""
 
 _COLUMN_ROWS = 65_536
+_FEW_LABELS = 10_000
 _BINS = 1 << 16
 _BIN_SHIFT = np.uint64(64 - 16)
 
@@ -98,7 +99,7 @@ class HeldOut:
 def hold_out(sources: Sequence[Source], share: float, seed: int) -> HeldOut:
     """Choose the rows to hold out: by label where there are labels, else by id, else by number.
 
-    Labels or ids are read once, embeddings are not. Memory is bounded.
+    Labels or ids are read, embeddings are not. Memory is bounded.
 
     Parameters
     ----------
@@ -115,9 +116,9 @@ def hold_out(sources: Sequence[Source], share: float, seed: int) -> HeldOut:
         If the share or the seed is out of range, or fewer than 2 rows are held out or left.
     """
     _check(share, seed)
-    bound = np.uint64(int(float(share) * 2**64))
     by, draw = _drawer(sources, int(seed))
     all_rows = sources[0].rows
+    bound = _bound(by, draw, all_rows, float(share))
     histogram = np.zeros(_BINS, np.int64)
     candidates = np.zeros((2, 0), np.uint64), np.zeros(0, np.int64)
     for start, stop in _pieces(all_rows):
@@ -176,6 +177,24 @@ def _mixed(keys: _Hashes | np.uint64) -> _Hashes:
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(z ^ (z >> np.uint64(31)))
+
+
+def _bound(by: str, draw: _Draw, rows: int, share: float) -> np.uint64:
+    """Return the hash below which rows are held out.
+
+    Of few labels, their very share, and two at the least, for pairs need two people; of many,
+    chance comes near enough.
+    """
+    by_chance = np.uint64(int(share * 2**64))
+    if by != "labels":
+        return by_chance
+    labels = np.zeros(0, np.uint64)
+    for start, stop in _pieces(rows):
+        labels = np.union1d(labels, draw(start, stop)[0])
+        if len(labels) > _FEW_LABELS:
+            return by_chance
+    count = min(max(2, round(share * len(labels))), len(labels) - 1)
+    return np.uint64(labels[count])
 
 
 def _to_be_scored(
