@@ -123,25 +123,33 @@ class TestFolds:
             assert_moments_agree(folded.without(k), moments_of(rest), rest)
         assert_moments_agree(folded.total(), moments_of([X, Y]), [X, Y])
 
-    def test_that_stay_empty_are_refused(self, tmp_path: Path) -> None:
-        store = write_store(tmp_path / "x.zarr", X[:20], labels=["same"] * 20)
+    def test_of_which_one_takes_all_rows_are_refused(self, tmp_path: Path) -> None:
+        labels = [f"person {k % 2}" for k in range(20)]
+        store = write_store(tmp_path / "x.zarr", X[:20], labels=labels)
         with pytest.raises(
             cg.InputError, match=r"all of the 20 rows fell into one fold of 2 by labels"
         ):
             cg.fit(store, store, folds=2, group_by="labels")
 
-    def test_of_which_some_stay_empty_are_passed_over(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("different", [1, 3])
+    def test_more_than_there_are_labels_are_refused(self, tmp_path: Path, different: int) -> None:
+        labels = [f"person {k % different}" for k in range(20)]
+        store = write_store(tmp_path / "x.zarr", X[:20], labels=labels)
+        with pytest.raises(cg.InputError, match=f"folds: 5 given for {different} different labels"):
+            cg.accumulate([store, store], folds=5, group_by="labels")
+
+    def test_of_which_one_stays_empty_are_passed_over(self, tmp_path: Path) -> None:
         labels = [f"person {k % 3}" for k in range(len(X))]
         stores = [
             write_store(tmp_path / f"{name}.zarr", rows, labels=labels)
             for name, rows in (("a", X), ("b", Y))
         ]
-        folded = cg.accumulate(stores, folds=50, group_by="labels")
-        assert len(folded.with_rows) == 3
+        folded = cg.accumulate(stores, folds=3, group_by="labels")
+        assert folded.with_rows == [0, 1]
         certificate = cg.solve(folded).certificate
-        assert certificate.folds == 3
-        assert "no rows fell into 47 of 50 folds" in certificate.notes
-        expected = explicit_r2(np.arange(ROWS) % 3, LinearRegression())
+        assert certificate.folds == 2
+        assert "no rows fell into 1 of 3 folds" in certificate.notes
+        expected = explicit_r2((np.arange(ROWS) % 3 == 2).astype(int), LinearRegression())
         assert certificate.cross_validated_r2 == pytest.approx(expected, rel=1e-9)
 
     @pytest.mark.parametrize("folds", [1, -1, 11])

@@ -14,6 +14,7 @@ from crossgram.errors import InputError
 from crossgram.evidence import Affine, ends
 from crossgram.folds import FoldedMoments
 from crossgram.further_passes import check_digits, refine
+from crossgram.grouping import group_count
 from crossgram.least_squares import Fit
 from crossgram.linear_map import LinearMap
 from crossgram.maps import Method
@@ -429,7 +430,10 @@ def settle(
 def _folds_for_auto(sources: Sequence[Source], group_by: str) -> dict[str, Any]:
     if sources[0].rows < 2:
         raise InputError("ridge: 'auto' given for one row, expected at least 2 to hold one out")
-    if group_by == "rows":
-        has = (by for by in ("labels", "ids") for s in sources if getattr(s, by) is not None)
-        group_by = next(has, "rows")
-    return {"folds": max(2, min(_AUTO_FOLDS, sources[0].rows)), "group_by": group_by}
+    columns = [(by, getattr(s, by)) for by in ("labels", "ids") for s in sources]
+    for by, column in columns:
+        if column is not None and group_by in (by, "rows"):
+            groups = group_count(column, _AUTO_FOLDS)
+            if groups > 1:
+                return {"folds": groups, "group_by": by}
+    return {"folds": min(_AUTO_FOLDS, sources[0].rows), "group_by": group_by}

@@ -14,7 +14,7 @@ from crossgram.folds import FOLD_BY
 from crossgram.source import Source
 from crossgram.store import Column
 
-__all__ = ["Assign", "assigner", "assigner_to", "balanced_weights", "stable_hashes"]
+__all__ = ["Assign", "assigner", "assigner_to", "balanced_weights", "group_count", "stable_hashes"]
 
 _LABEL_ROWS = 65_536
 
@@ -37,14 +37,33 @@ def assigner(sources: Sequence[Source], folds: int, by: str) -> Assign:
     Raises
     ------
     InputError
-        If `by` is unknown, there are more folds than rows, or no source has ids or labels.
+        If `by` is unknown, there are more folds than rows or than different ids or labels, or no
+        source has them.
     """
     rows = sources[0].rows
     if by not in FOLD_BY:
         raise InputError(f"group-by: {by!r} given, expected one of {', '.join(FOLD_BY)}")
     if not 2 <= folds <= rows:
         raise InputError(f"folds: {folds} given, expected from 2 to the number of rows ({rows})")
-    return assigner_to(sources, folds, by)
+    assign = assigner_to(sources, folds, by)
+    groups = folds if by == "rows" else group_count(_column(sources, by, f"group-by {by}"), folds)
+    if groups < folds:
+        raise InputError(
+            f"folds: {folds} given for {groups} different {by}, of which each is in one fold; give "
+            f"{f'from 2 to {groups}' if groups > 1 else 'rows of more'}, or group by something else"
+        )
+    return assign
+
+
+def group_count(column: Column, most: int) -> int:
+    """Return how many different ids or labels there are, `most` if there are more."""
+    found: set[int] = set()
+    for start in range(0, len(column), _LABEL_ROWS):
+        stop = min(start + _LABEL_ROWS, len(column))
+        found.update(np.unique(stable_hashes(column.read(start, stop))).tolist())
+        if len(found) >= most:
+            break
+    return min(len(found), most)
 
 
 def assigner_to(
