@@ -219,7 +219,12 @@ def test_dask_arrays_of_unknown_length_are_refused() -> None:
 
 def test_paths_that_are_no_source_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("1 2 3")
-    for name, message in {"absent": "no such file", "x.txt": "not a Zarr store"}.items():
+    cg.accumulate([embeddings(), embeddings()]).save(tmp_path / "m.safetensors")
+    for name, message in {
+        "absent": "no such file",
+        "x.txt": "not a Zarr store",
+        "m.safetensors": "as maps and moments are, expected rows of embeddings",
+    }.items():
         with pytest.raises(InputError, match=message):
             open_source(tmp_path / name)
 

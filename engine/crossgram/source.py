@@ -121,6 +121,11 @@ def open_source(given: SourceLike, name: str = "array") -> Source:
 def _open_path(path: Path) -> Source:
     if path.is_file() and path.suffix == ".npy":
         return _from_npy(path)
+    if path.is_file() and path.suffix == ".safetensors":
+        raise InputError(
+            f"{path}: a safetensors file, as maps and moments are, expected rows of embeddings: a "
+            "Zarr store or array, or a .npy file"
+        )
     node = open_node(path)
     if isinstance(node, zarr.Array):
         return _from_zarr(node, str(path))
