@@ -49,7 +49,12 @@ def refused(*arguments: object, cwd: Path, status: int = 2) -> str:
 def interrupted(*arguments: object, cwd: Path, number: signal.Signals, once: str) -> str:
     """Run, send a signal once a file of the given pattern is there, and return the message."""
     process = subprocess.Popen(
-        [*ENTRY, *map(str, arguments)], cwd=cwd, stderr=subprocess.PIPE, text=True
+        [*ENTRY, *map(str, arguments)],
+        cwd=cwd,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell lets its background jobs ignore SIGINT, and what they start inherits that.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(cwd.glob(once)):

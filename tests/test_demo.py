@@ -6,14 +6,13 @@ import json
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from command_line import ENTRY, crossgram, refused
+from command_line import ENTRY, crossgram, interrupted, refused
 from PIL import Image
 
 import crossgram as cg
@@ -111,17 +110,8 @@ class TestRefusals:
         assert not list(tmp_path.iterdir())
 
     def test_stopping_in_the_middle_leaves_nothing(self, tmp_path: Path) -> None:
-        process = subprocess.Popen(
-            [*ENTRY, "demo"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-        )
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob(".crossgram-demo.*/closed-set/images/held-out/9/*.png")):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, message = process.communicate(timeout=60)
-        assert process.returncode == 130
+        once = ".crossgram-demo.*/closed-set/images/held-out/9/*.png"
+        message = interrupted("demo", cwd=tmp_path, number=signal.SIGINT, once=once)
         assert "Traceback" not in message
         assert not list(tmp_path.iterdir())
 
