@@ -6,6 +6,7 @@ from functools import partial
 from statistics import median
 
 import click
+import mpmath
 import numpy as np
 from machine import timed
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ import crossgram as cg
 
 _ROWS, _P, _Q = 50_000, 64, 16
 _CONDITIONS = tuple(10.0**exponent for exponent in range(2, 13, 2))
+_PIECE_BITS = 18  # sums of 50,000 products of two such integers are exact in float64
 _DIGITS = {"one pass": 0.0, "two or three, to 6 digits": 6.0, "more, to 14 digits": 14.0}
 
 Matrix = NDArray[np.float64]
@@ -27,7 +29,7 @@ def main(repeats: int) -> None:
     lines = []
     for condition in _CONDITIONS:
         x, y = _problem(condition)
-        exact = _long_double_qr(x, y)
+        exact = _exact(x, y)
         lines.append([f"{condition:.0e}", *_by_crossgram(x, y, exact, repeats)])
         seconds = median(timed(partial(_lstsq, x, y)) for _ in range(repeats))
         lines[-1] += [f"{_error(_lstsq(x, y), exact):.1e}", f"{seconds:.2f} s"]
@@ -38,8 +40,9 @@ def main(repeats: int) -> None:
         "conditions",
         f"## Error of M against the condition number, {_ROWS:,} rows, {_P} to {_Q}, float64\n\n"
         "Rows of a known map with noise of a tenth of the outputs, as arrays. Errors are of M, "
-        "relative, Frobenius, against a QR in long double, which has about 19 digits less those "
-        "that the condition number takes; what the certificate claims stands beside. Medians of "
+        "relative, Frobenius, against the normal equations of exact moments solved to 80 digits; "
+        "what the certificate claims stands beside. At 1e12 crossgram and lstsq both leave out "
+        "directions below max(rows, columns) times the rounding of float64. Medians of "
         f"{repeats}.\n\n" + table([*header, "numpy.linalg.lstsq", "time"], lines),
     )
 
@@ -77,19 +80,31 @@ def _error(found: Matrix, exact: Matrix) -> float:
     return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
 
 
-def _long_double_qr(x: Matrix, y: Matrix) -> Matrix:
-    rows = np.hstack([x, y]).astype(np.longdouble)
-    rows -= rows.mean(axis=0)
-    for k in range(_P):
-        mirror = rows[k:, k].copy()
-        mirror[0] += np.copysign(np.sqrt((mirror**2).sum()), mirror[0])
-        mirror /= np.sqrt((mirror**2).sum())
-        rows[k:, k:] -= 2 * np.outer(mirror, mirror @ rows[k:, k:])
-    solution = rows[:_P, _P:].copy()
-    for k in reversed(range(_P)):
-        solution[k] -= rows[k, k + 1 : _P] @ solution[k + 1 :]
-        solution[k] /= rows[k, k]
-    return solution.astype(np.float64)
+def _exact(x: Matrix, y: Matrix) -> Matrix:
+    """Return M of the normal equations of exact moments, solved to 80 digits."""
+    rows = np.hstack([x, np.ones((_ROWS, 1)), y])
+    _, exponents = np.frexp(np.abs(rows).max(axis=0))
+    left = np.ldexp(rows, -exponents)
+    pieces = []
+    while left.any():
+        left *= 2.0**_PIECE_BITS
+        pieces.append(np.trunc(left))
+        left -= pieces[-1]
+    gram = np.zeros((rows.shape[1],) * 2, dtype=object)
+    for i, first in enumerate(pieces):
+        for j, second in enumerate(pieces):
+            gram += (first.T @ second).astype(np.int64).astype(object) << (
+                _PIECE_BITS * (2 * len(pieces) - 2 - i - j)
+            )
+    unknowns = _P + 1
+    with mpmath.workdps(80):
+        system = np.vectorize(mpmath.mpf, otypes=[object])(gram[:unknowns])
+        for k in range(unknowns):
+            system[k] /= system[k, k]
+            others = np.arange(unknowns) != k
+            system[others] -= np.outer(system[others, k], system[k])
+        solution = system[:_P, unknowns:].astype(np.float64)
+    return np.ldexp(solution, exponents[unknowns:] - exponents[:_P, None])
 
 
 if __name__ == "__main__":
