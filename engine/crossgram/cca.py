@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from crossgram.errors import InputError
 from crossgram.least_squares import factor_normal
 from crossgram.moments import Moments
+from crossgram.normal_equations import eigenvalue_rounding
 
 __all__ = [
     "CanonicalCorrelations",
@@ -144,8 +145,7 @@ def principal_whitening(moments: Moments, space: str, variance: float) -> NDArra
     scatter = moments.scatter(space, space)
     values, vectors = scipy.linalg.eigh(scatter, check_finite=False, driver="evd")
     values, vectors = values[::-1], vectors[:, ::-1]
-    rounding = max(len(values), 64) * np.finfo(np.float64).eps
-    known = values[values > rounding * values[0]]
+    known = values[values > eigenvalue_rounding(len(values)) * values[0]]
     shares = np.cumsum(known) / known.sum()
     kept = min(int(np.searchsorted(shares, variance)) + 1, len(known))
     return np.asarray((vectors[:, :kept] / np.sqrt(values[:kept])).T)

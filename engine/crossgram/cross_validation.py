@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from crossgram.evidence import Affine, is_rounding, residual_squares
+from crossgram.evidence import Affine, is_rounding, residual_squares, squares_about
 from crossgram.folds import FoldedMoments
 from crossgram.moments import Moments
 
@@ -43,9 +43,7 @@ def cross_validated_r2(moments: FoldedMoments, source: str, target: str, solver:
         rest = moments.without(k)
         fit = solver(rest, source, target)
         errors = errors + residual_squares(fold, source, target, fit)
-        j = fold.index(target)
-        offset = fold.means[j] - rest.means[j]
-        totals = totals + fold.squares[j] + fold.weight * offset**2
+        totals = totals + squares_about(fold, target, rest)
     whole = moments.total()
     constant = is_rounding(totals, whole, target)
     if constant.all():

@@ -26,8 +26,10 @@ __all__ = [
     "ends",
     "is_rounding",
     "products",
+    "products_about",
     "rank_is_in_doubt",
     "residual_squares",
+    "squares_about",
     "sums_of_squares",
 ]
 
@@ -106,15 +108,23 @@ def products(
     _check_blocks(moments, source, target)
     if moments.weight == 0:
         raise InputError("solve: these moments are of no rows, or every row's weight is zero")
+    return products_about(moments, source, target, moments if intercept else None)
+
+
+def products_about(
+    moments: Moments, source: str, target: str, centre: Moments | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the sums of products of `products` about the means of other moments; None: about 0."""
     normal, cross = moments.scatter(source, source), moments.scatter(source, target)
-    if intercept:
+    if centre is moments:
         return normal, cross
-    mean_x = moments.means[moments.index(source)]
-    mean_y = moments.means[moments.index(target)]
-    return (
-        normal + moments.weight * np.outer(mean_x, mean_x),
-        cross + moments.weight * np.outer(mean_x, mean_y),
-    )
+    x, y = _offset(moments, source, centre), _offset(moments, target, centre)
+    return normal + moments.weight * np.outer(x, x), cross + moments.weight * np.outer(x, y)
+
+
+def _offset(moments: Moments, space: str, centre: Moments | None) -> NDArray[np.float64]:
+    i = moments.index(space)
+    return moments.means[i] - (0.0 if centre is None else centre.means[i])
 
 
 def _check_blocks(moments: Moments, source: str, target: str) -> None:
@@ -178,8 +188,13 @@ def residual_noise(
 
 def sums_of_squares(moments: Moments, space: str, intercept: bool) -> NDArray[np.float64]:
     """Return those of a space's columns, about their means if there is an intercept, (dim,)."""
-    i = moments.index(space)
-    return moments.squares[i] + (0.0 if intercept else moments.weight * moments.means[i] ** 2)
+    return squares_about(moments, space, moments if intercept else None)
+
+
+def squares_about(moments: Moments, space: str, centre: Moments | None) -> NDArray[np.float64]:
+    """Return a space's sums of squares about the means of other moments, (dim,); None: about 0."""
+    offset = _offset(moments, space, centre)
+    return moments.squares[moments.index(space)] + moments.weight * offset**2
 
 
 def correct_digits(error: float) -> float:

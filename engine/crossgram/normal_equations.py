@@ -10,7 +10,7 @@ import scipy.linalg
 import scipy.sparse.linalg
 from numpy.typing import NDArray
 
-__all__ = ["Factor", "factor", "minimum_norm"]
+__all__ = ["Factor", "eigenvalue_rounding", "factor", "minimum_norm"]
 
 _DENSE_SPECTRUM = 1024
 _LANCZOS_TOLERANCE = 1e-3
@@ -78,6 +78,11 @@ class Factor:
         return np.asarray(self.scale**2 * inverse.diagonal())
 
 
+def eigenvalue_rounding(size: int, epsilon: float = float(np.finfo(np.float64).eps)) -> float:
+    """Return the share of a matrix' largest eigenvalue below which others are its rounding."""
+    return max(size, 64) * epsilon
+
+
 def minimum_norm(
     scale: NDArray[np.float64], vectors: NDArray[np.float64], known: NDArray[np.float64]
 ) -> NDArray[np.float64]:
@@ -122,8 +127,8 @@ def factor(matrix: NDArray[np.float64], constant: NDArray[np.bool_], noise: floa
         Columns whose diagonal is nothing but rounding; their coefficients become 0.
     noise : float
         Rounding of the products that `matrix` is made of, relative to the lengths of the columns.
-        Eigenvalues of the scaled matrix below it, or below max(p, 64) ε times the largest, cannot
-        be told from 0.
+        Eigenvalues of the scaled matrix below it, or below `eigenvalue_rounding` of the largest,
+        cannot be told from 0.
 
     Notes
     -----
@@ -133,7 +138,7 @@ def factor(matrix: NDArray[np.float64], constant: NDArray[np.bool_], noise: floa
     diagonal = matrix.diagonal()
     scale = np.where(constant, 0.0, 1.0 / np.sqrt(np.where(constant, 1.0, diagonal)))
     scaled = scale[:, None] * matrix * scale
-    rounding = max(len(matrix), 64) * float(np.finfo(np.float64).eps)
+    rounding = eigenvalue_rounding(len(matrix))
     if not constant.any():
         attempt = _cholesky(scaled, scale, rounding, noise)
         if attempt is not None:

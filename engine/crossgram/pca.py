@@ -14,6 +14,7 @@ from crossgram.errors import InputError
 from crossgram.evidence import EPSILON, is_rounding
 from crossgram.linear_map import LinearMap
 from crossgram.moments import Moments
+from crossgram.normal_equations import eigenvalue_rounding
 from crossgram.spaces import Space
 
 __all__ = ["PrincipalComponents", "principal_components"]
@@ -176,7 +177,7 @@ def principal_components(moments: Moments, space: str | None = None) -> Principa
     values, vectors = scipy.linalg.eigh(covariance, check_finite=False, driver="evd")
     values, rows = np.maximum(values[::-1], 0.0), np.ascontiguousarray(vectors.T[::-1])
     largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
-    rounding = max(chosen.dim, 64) * EPSILON[moments.precision] * values[0]
+    rounding = eigenvalue_rounding(chosen.dim, EPSILON[moments.precision]) * values[0]
     return PrincipalComponents(
         space=chosen,
         mean=moments.means[position],

@@ -17,6 +17,8 @@ from crossgram.evidence import (
     correct_digits,
     ends,
     products,
+    products_about,
+    squares_about,
     sums_of_squares,
 )
 from crossgram.folds import FoldedMoments
@@ -235,17 +237,12 @@ def rank_curve(
     errors, total = np.zeros(1), 0.0
     for fitted_on, scored_on in parts:
         full, _, directions = _decomposed(fitted_on, source, target, intercept, ridge)
-        i, j = scored_on.index(source), scored_on.index(target)
-        weight, y_offset = scored_on.weight, scored_on.means[j] - fitted_on.means[j]
-        x_from_fit = scored_on.means[i] - (fitted_on.means[i] if intercept else 0.0)
-        y_from_fit = y_offset if intercept else scored_on.means[j]
-        normal = scored_on.scatter(source, source) + weight * np.outer(x_from_fit, x_from_fit)
-        cross = scored_on.scatter(source, target) + weight * np.outer(x_from_fit, y_from_fit)
+        centre = fitted_on if intercept else None
+        normal, cross = products_about(scored_on, source, target, centre)
         reached = full.coefficients @ directions
         gains = np.einsum("ij,ij->j", reached, 2 * cross @ directions - normal @ reached)
-        squares = float(scored_on.squares[j].sum())
-        total += squares + weight * float(y_offset @ y_offset)
-        unexplained = squares + weight * float(y_from_fit @ y_from_fit)
+        total += float(squares_about(scored_on, target, fitted_on).sum())
+        unexplained = float(squares_about(scored_on, target, centre).sum())
         errors = errors + unexplained - np.cumsum(gains)
     return np.asarray(1.0 - errors / total if total > 0 else np.zeros_like(errors))
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from crossgram.errors import InputError
-from crossgram.evidence import EPSILON
+from crossgram.evidence import EPSILON, is_rounding
 from crossgram.moments import Moments
 
 __all__ = ["check_definite", "digits_left"]
@@ -22,12 +22,9 @@ def digits_left(before: Moments, after: Moments) -> tuple[float, str]:
     precise = -math.log10(EPSILON[before.precision])
     worst, where = 1.0, ""
     if after.weight > 0:
-        for space, mean, whole, rest in zip(
-            before.spaces, before.means, before.squares, after.squares, strict=True
-        ):
-            varies = whole > before.weight * (8 * EPSILON["exact"] * mean) ** 2
+        for space, whole, rest in zip(before.spaces, before.squares, after.squares, strict=True):
             with np.errstate(divide="ignore", invalid="ignore"):
-                ratio = np.where(varies, whole / rest, 1.0)
+                ratio = np.where(is_rounding(whole, before, space.name), 1.0, whole / rest)
             if ratio.max() > worst:
                 worst, where = float(ratio.max()), f"column {ratio.argmax()} of {space.name}"
     left = max(0.0, precise - math.log10(worst)) if worst < math.inf else 0.0

@@ -18,12 +18,15 @@ from crossgram.evidence import (
     NOISE,
     is_rounding,
     products,
+    products_about,
     rank_is_in_doubt,
+    squares_about,
     sums_of_squares,
 )
 from crossgram.folds import FoldedMoments
 from crossgram.least_squares import solve_least_squares
 from crossgram.moments import Moments
+from crossgram.normal_equations import eigenvalue_rounding
 
 __all__ = ["RidgePath", "ridge_path"]
 
@@ -180,7 +183,7 @@ def _train(moments: Moments, source: str, target: str, intercept: bool) -> _Trai
         driver="evd",
         overwrite_a=True,
     )
-    rounding = max(max(len(normal), 64) * _EPSILON, NOISE[moments.precision])
+    rounding = max(eigenvalue_rounding(len(normal)), NOISE[moments.precision])
     kept = values > rounding * values[-1]
     kept[: max(0, len(values) - (moments.rows - intercept))] = False  # more is not their rank
     vectors = vectors[:, kept]
@@ -236,9 +239,7 @@ def _held_out_r2(
         fold, rest = moments.folds[k], moments.without(k)
         training = _train(rest, source, target, intercept)
         errors += _in_strips(_held_out(fold, rest, source, target, training, intercept), strengths)
-        j = fold.index(target)
-        offset = fold.means[j] - rest.means[j]
-        totals = totals + fold.squares[j] + fold.weight * offset**2
+        totals = totals + squares_about(fold, target, rest)
     if is_rounding(totals, moments.total(), target).all():
         weakest = partial(solve_least_squares, intercept=intercept, ridge=float(strengths[0]))
         return np.full(len(strengths), cross_validated_r2(moments, source, target, weakest))
@@ -262,12 +263,9 @@ def _held_out(
     With the fold's Gram H and cross products G about the means that the intercept was fitted to,
     and A = Vᵀ S_xy of the training rows, it is t + dᵀ (Vᵀ H V ∘ A Aᵀ) d - 2 dᵀ diag(Vᵀ G Aᵀ).
     """
-    i, j = fold.index(source), fold.index(target)
-    offset_x = fold.means[i] - (rest.means[i] if intercept else 0.0)
-    offset_y = fold.means[j] - (rest.means[j] if intercept else 0.0)
-    total = float((fold.squares[j] + fold.weight * offset_y**2).sum())
-    gram = fold.scatter(source, source) + fold.weight * np.outer(offset_x, offset_x)
-    cross = fold.scatter(source, target) + fold.weight * np.outer(offset_x, offset_y)
+    centre = rest if intercept else None
+    total = float(squares_about(fold, target, centre).sum())
+    gram, cross = products_about(fold, source, target, centre)
     # coefficients of size 1, and the rest of them with the rows: no square overflows before its sum
     largest = training.values[-1] if len(training.values) else 1.0
     size = np.abs(training.cross).max(initial=0.0) / largest or 1.0
