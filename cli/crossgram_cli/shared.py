@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from crossgram.progress import Progress
 
 __all__ = [
+    "check_reports",
     "computes",
     "debug_option",
     "emit",
@@ -56,6 +57,21 @@ def computes(command: _Command) -> _Command:
 def emit(result: Mapping[str, Any], as_json: bool, text: str) -> None:
     """Print a command's result: one JSON object, or text for people."""
     click.echo(json.dumps(result, allow_nan=False) if as_json else text)
+
+
+def check_reports(
+    csv_file: str | None, plot: str | None, read: Sequence[str], *, overwrite: bool
+) -> None:
+    """Refuse a --csv or --plot that cannot be written, or that would replace what is read."""
+    from crossgram.figures import check_figure
+    from crossgram.output import check_output, refuse_overlap
+
+    if csv_file is not None:
+        check_output(Path(csv_file), overwrite=overwrite)
+        refuse_overlap(Path(csv_file), *read)
+    if plot is not None:
+        check_figure(Path(plot), overwrite=overwrite)
+        refuse_overlap(Path(plot), *read, *([] if csv_file is None else [csv_file]))
 
 
 def write_csv(records: Sequence[Any], path: Path, *, overwrite: bool) -> None:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossgram_cli.options import row_options
-from crossgram_cli.shared import computes, emit, overwrite_option, progress_bar, write_csv
+from crossgram_cli.shared import (
+    check_reports,
+    computes,
+    emit,
+    overwrite_option,
+    progress_bar,
+    write_csv,
+)
 
 if TYPE_CHECKING:
     from crossgram.comparison import Comparison
@@ -81,17 +88,10 @@ def command(
               crossgram compare moments.safetensors --csv spaces.csv
     """
     import crossgram as cg
-    from crossgram.figures import check_figure
     from crossgram.heat_maps import write_heat_maps
-    from crossgram.output import check_output, refuse_overlap
 
     read = [*data, *filter(None, [options["weights"]])]
-    if csv_file is not None:
-        check_output(Path(csv_file), overwrite=overwrite)
-        refuse_overlap(Path(csv_file), *read)
-    if plot is not None:
-        check_figure(Path(plot), overwrite=overwrite)
-        refuse_overlap(Path(plot), *read, *([] if csv_file is None else [csv_file]))
+    check_reports(csv_file, plot, read, overwrite=overwrite)
     given = {name: value for name, value in options.items() if _is_given(ctx, name)}
     if names:
         given["names"] = names

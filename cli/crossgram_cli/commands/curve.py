@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossgram_cli.options import normalize_only_option, row_options
-from crossgram_cli.shared import computes, emit, overwrite_option, progress_bar, write_csv
+from crossgram_cli.shared import (
+    check_reports,
+    computes,
+    emit,
+    overwrite_option,
+    progress_bar,
+    write_csv,
+)
 
 if TYPE_CHECKING:
     from crossgram.curves import CurvePoint, LearningCurve
@@ -92,16 +99,9 @@ def command(
     """
     import crossgram as cg
     from crossgram.curve_plot import write_curve_plot
-    from crossgram.figures import check_figure
-    from crossgram.output import check_output, refuse_overlap
 
     read = [x, y, *filter(None, [options["weights"]])]
-    if csv_file is not None:
-        check_output(Path(csv_file), overwrite=overwrite)
-        refuse_overlap(Path(csv_file), *read)
-    if plot is not None:
-        check_figure(Path(plot), overwrite=overwrite)
-        refuse_overlap(Path(plot), *read, *([] if csv_file is None else [csv_file]))
+    check_reports(csv_file, plot, read, overwrite=overwrite)
     with progress_bar() as progress:
         curve = cg.learning_curve(
             x, y, normalize=normalize_only or normalize, progress=progress, **options
