@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -263,20 +263,27 @@ class Drawn:
 
 
 def drawn(
-    keys: Sequence[int], share: float = 0.2, seed: int = 0, *, by_label: bool = False
+    keys: Sequence[int],
+    share: float = 0.2,
+    seed: int = 0,
+    *,
+    by_label: bool = False,
+    masked: Collection[int] = (),
 ) -> Drawn:
     """Draw rows with these keys: held-out rows rising, the others in their random order.
 
-    By label, the very share of the labels is held out, rounded, and two at the least.
+    By label, the very share of the labels is held out, rounded, and two at the least. Masked rows
+    are nowhere.
     """
+    rows = [row for row in range(len(keys)) if row not in masked]
     decisive = [splitmix(key ^ splitmix(2 * seed)) for key in keys]
     bound = share * 2**64
     if by_label:
-        labels = sorted(set(decisive))
+        labels = sorted({decisive[row] for row in rows})
         bound = labels[min(max(2, round(share * len(labels))), len(labels) - 1)]
     order = [splitmix(row ^ splitmix(2 * seed + 1)) for row in range(len(keys))]
-    held_out = [row for row, number in enumerate(decisive) if number < bound]
-    training = sorted(set(range(len(keys))) - set(held_out), key=order.__getitem__)
+    held_out = [row for row in rows if decisive[row] < bound]
+    training = sorted(set(rows) - set(held_out), key=order.__getitem__)
     scored: list[int] = []
     for row in sorted(held_out, key=lambda row: (decisive[row], order[row])):
         if sum(keys[row] == keys[other] for other in scored[-20:]) < 20 and len(scored) < 2000:
@@ -285,12 +292,24 @@ def drawn(
 
 
 def write_store(
-    path: Path, rows: NDArray[Any], ids: ArrayLike | None = None, labels: ArrayLike | None = None
+    path: Path,
+    rows: NDArray[Any],
+    ids: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    masked: NDArray[np.bool_] | None = None,
 ) -> Path:
-    """Write a store of these rows, in chunks of 64 rows, and return its path."""
+    """Write a store of these rows, NaN where masked, in chunks of 64, and return its path."""
+    values = rows if masked is None else np.where(masked[:, None], np.nan, rows).astype(rows.dtype)
     with EmbeddingStore.create(path, rows.shape[1], dtype=rows.dtype, chunk_rows=64) as writer:
-        writer.append(rows, ids=ids, labels=labels)
+        writer.append(values, ids=ids, labels=labels, masked=masked)
     return path
+
+
+def mask_of(count: int, *rows: int) -> NDArray[np.bool_]:
+    """Return a mask of so many rows, true of these."""
+    mask = np.zeros(count, bool)
+    mask[list(rows)] = True
+    return mask
 
 
 def rows_of(store: EmbeddingStore | Source) -> NDArray[Any]:

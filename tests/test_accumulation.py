@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from strategies import (
     assert_moments_agree,
     assert_same_bits,
+    mask_of,
     moderate,
     moments_of,
     write_store,
@@ -25,8 +26,10 @@ from crossgram.accumulation import Options, prepared
 from crossgram.merge_tree import MergeTree
 from crossgram.moments import Moments
 from crossgram.plan import make_plan
-from crossgram.source import open_source
+from crossgram.row_checks import unmasked_tiles
+from crossgram.source import Source, open_source
 from crossgram.spaces import Space
+from crossgram.store import Column
 
 # six segments of 16,384 rows, the last of them short
 ROWS = 5 * 16_384 + 1_237
@@ -327,6 +330,152 @@ class TestRowsThatAreNotFinite:
     def test_include_finite_rows_whose_squares_overflow(self) -> None:
         with pytest.raises(cg.InputError, match="overflow"):
             cg.accumulate([X[:100].astype(float) * 1e200, Y[:100]])
+
+
+class TestMaskedRows:
+    """They are left out of every space and counted, whatever is done with other rows."""
+
+    masks = (mask_of(5000, 0, 7, *range(1000, 2100)), mask_of(5000, 7, 3000, 4999))
+    masked = masks[0] | masks[1]
+    count = int(masked.sum())
+    labels: ClassVar[list[str]] = [f"person-{row % 11}" for row in range(5000)]
+
+    def stores(self, folder: Path, **columns: Any) -> list[Path]:
+        return [
+            write_store(folder / f"{name}.zarr", rows[:5000], masked=mask, **columns)
+            for name, rows, mask in zip(NAMES, (X, Y), self.masks, strict=True)
+        ]
+
+    def others(self, folder: Path, labels: Any = None) -> list[Path]:
+        """Write the stores of the rows that are not masked."""
+        own = None if labels is None else np.array(labels)[~self.masked]
+        return [
+            write_store(folder / f"{name}-others.zarr", rows[:5000][~self.masked], labels=own)
+            for name, rows in zip(NAMES, (X, Y), strict=True)
+        ]
+
+    @pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"precision": "fast"}, {"normalize": True}, {"norms": True}, {"maps": [("a", "b")]}],
+        ids=["plain", "fast", "normalized", "norms", "one map"],
+    )
+    def test_give_the_bits_of_stores_without_them(
+        self, tmp_path: Path, options: dict[str, Any], on_nonfinite: str
+    ) -> None:
+        found = accumulated(*self.stores(tmp_path), on_nonfinite=on_nonfinite, **options)
+        expected = accumulated(*self.others(tmp_path), **options)
+        assert (found.rows, found.skipped) == (5000 - self.count, self.count)
+        found.skipped = 0
+        assert_same_bits(found, expected)
+
+    def test_have_no_part_in_weights(self, tmp_path: Path) -> None:
+        weights = np.arange(1.0, 5001.0)
+        found = accumulated(*self.stores(tmp_path), weights=weights)
+        expected = accumulated(*self.others(tmp_path), weights=weights[~self.masked])
+        found.skipped = 0
+        assert_same_bits(found, expected)
+
+    def test_do_not_count_among_those_of_their_label(self, tmp_path: Path) -> None:
+        # of the first person, only masked rows
+        labels = np.array(self.labels)
+        labels[~self.masked & (labels == "person-0")] = "person-1"
+        found = cg.accumulate(self.stores(tmp_path, labels=labels), balance=True)
+        expected = cg.accumulate(self.others(tmp_path, labels=labels), names=NAMES, balance=True)
+        assert found.weight == pytest.approx(10)
+        found.skipped = 0
+        assert_same_bits(found, expected)
+
+    def test_are_left_out_of_their_fold_and_counted_there(self, tmp_path: Path) -> None:
+        options: dict[str, Any] = {"folds": 3, "group_by": "labels"}
+        found = accumulated(*self.stores(tmp_path, labels=self.labels), **options)
+        expected = accumulated(*self.others(tmp_path, labels=self.labels), **options)
+        assert sum(fold.skipped for fold in found.folds) == self.count
+        assert min(fold.skipped for fold in found.folds) > 0
+        for own, fold in zip(found.folds, expected.folds, strict=True):
+            own.skipped = 0
+            assert_same_bits(own, fold)
+
+    def test_are_counted_in_a_certificate_with_cross_validation(self, tmp_path: Path) -> None:
+        options: dict[str, Any] = {"folds": 3, "group_by": "labels"}
+        found = cg.fit(*self.stores(tmp_path, labels=self.labels), **options)
+        expected = cg.fit(*self.others(tmp_path, labels=self.labels), **options)
+        np.testing.assert_array_equal(found.weight, expected.weight)
+        certificate = found.certificate
+        assert (certificate.rows, certificate.skipped) == (5000 - self.count, self.count)
+        assert certificate.cross_validated_r2 == expected.certificate.cross_validated_r2
+
+    def test_have_no_part_in_a_comparison(self, tmp_path: Path) -> None:
+        found = cg.compare(self.stores(tmp_path), names=NAMES)
+        expected = cg.compare(self.others(tmp_path), names=NAMES)
+        assert found == expected
+
+    def many(self, folder: Path) -> tuple[list[Path], NDArray[np.bool_]]:
+        """Write stores of all rows, with masked ones in some segments and all in one of them."""
+        scattered = np.random.default_rng(3).random((2, ROWS)) < [[0.01], [0.2]]
+        scattered[0, 16_384:32_768] = True
+        scattered[:, 40_000:60_000] = False
+        stores = [
+            write_store(folder / f"{name}.zarr", rows, masked=mask)
+            for name, rows, mask in zip(NAMES, (X, Y), scattered, strict=True)
+        ]
+        return stores, ~scattered.any(axis=0)
+
+    @pytest.mark.parametrize("folds", [0, 3])
+    def test_of_many_segments_leave_the_same_bits_to_any_threads(
+        self, tmp_path: Path, folds: int
+    ) -> None:
+        stores, keep = self.many(tmp_path)
+        one, *others = (accumulated(*stores, folds=folds, threads=threads) for threads in (1, 2, 7))
+        for other in others:
+            for pair in zip(*(m.folds if folds else [m] for m in (one, other)), strict=True):
+                assert_same_bits(*pair)
+        total = one.total() if folds else one
+        assert total.skipped == ROWS - keep.sum()
+        assert_moments_agree(total, moments_of([X[keep], Y[keep]]), [X, Y])
+
+    @pytest.mark.parametrize("row", [6, 2500])
+    def test_do_not_hide_a_row_that_is_not_finite(self, tmp_path: Path, row: int) -> None:
+        y = Y[:5000].copy()
+        y[row, 1] = np.inf
+        stores = self.stores(tmp_path)
+        other = write_store(tmp_path / "y.zarr", y, masked=self.masks[1])
+        with pytest.raises(cg.NonFiniteError, match=rf"y\.zarr: row {row} holds inf in column 1"):
+            accumulated(stores[0], other)
+        skipped = accumulated(stores[0], other, on_nonfinite="skip")
+        assert skipped.skipped == self.count + 1
+
+    def test_are_left_out_whatever_they_hold(self) -> None:
+        x = X[:5000].copy()
+        x[7] = np.inf
+        x[3000] = np.nan
+        sources = [
+            Source(name, 5000, rows.shape[1], rows.dtype, 1, reader(rows), masked=mask)
+            for name, rows, mask in zip(
+                NAMES, (x, Y[:5000]), (Column(mask, "mask") for mask in self.masks), strict=True
+            )
+        ]
+        found = accumulated(*sources)
+        found.skipped = 0
+        kept = [X[:5000][~self.masked], Y[:5000][~self.masked]]
+        assert_same_bits(found, accumulated(*kept))
+
+    def test_that_are_all_there_is_leave_nothing_to_solve(self, tmp_path: Path) -> None:
+        store = write_store(tmp_path / "x.zarr", X[:50], masked=np.ones(50, bool))
+        assert accumulated(store, Y[:50]).skipped == 50
+        with pytest.raises(cg.InputError, match="no rows"):
+            cg.fit(store, Y[:50])
+
+    @pytest.mark.parametrize("masked", [None, np.zeros(9, bool)])
+    def test_that_are_none_leave_tiles_that_copy_nothing(self, masked: Any) -> None:
+        assert list(unmasked_tiles(9, masked, 4)) == [slice(0, 4), slice(4, 8), slice(8, 12)]
+
+
+def reader(rows: NDArray[Any]) -> Any:
+    def read(start: int, out: NDArray[Any]) -> None:
+        out[:] = rows[start : start + len(out)]
+
+    return read
 
 
 class TestProgress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import resource
 import shutil
 import signal
@@ -15,8 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from click.testing import CliRunner
 from command_line import ENTRY, crossgram, interrupted, refused, succeeds
+from strategies import mask_of, write_store
 
 import crossgram as cg
 from crossgram_cli.main import _COMMANDS, cli
@@ -156,6 +159,25 @@ class TestOtherCommands:
         result = succeeds("inspect", data / name, "--validate", cwd=tmp_path)
         assert result["validated"]
         assert (result["rows"], result["dim"], result["dtype"]) == (ROWS, P, "float32")
+
+    def test_masked_rows_are_told_left_out_and_kept_masked(
+        self, data: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(data / "b.zarr", tmp_path / "b.zarr")
+        rows, masked = np.load(data / "a.npy"), mask_of(ROWS, 4, 5, 300)
+        write_store(tmp_path / "a.zarr", rows, masked=masked)
+        shown = succeeds("inspect", "a.zarr", "--validate", cwd=tmp_path)
+        assert (shown["masked"], shown["validated"]) == (3, True)
+        assert re.search(r"(?m)^masked +3$", crossgram("inspect", "a.zarr", cwd=tmp_path).stdout)
+        assert succeeds("inspect", "b.zarr", cwd=tmp_path)["masked"] is None
+        assert "masked" not in crossgram("inspect", "b.zarr", cwd=tmp_path).stdout
+        fitted = succeeds("fit", "a.zarr", "b.zarr", "-o", "m", cwd=tmp_path)
+        assert (fitted["rows"], fitted["skipped"]) == (ROWS - 3, 3)
+        succeeds("apply", "m", "a.zarr", "out.zarr", cwd=tmp_path)
+        assert succeeds("inspect", "out.zarr", "--validate", cwd=tmp_path)["masked"] == 3
+        zarr.open_group(tmp_path / "a.zarr")["embeddings"][5, 0] = 1.0
+        message = refused("inspect", "a.zarr", "--validate", cwd=tmp_path)
+        assert "a.zarr: row 5 is masked but holds values, expected NaN only" in message
 
     def test_inspect_shows_a_maps_certificate(self, data: Path, tmp_path: Path) -> None:
         succeeds("fit", data / "a.npy", data / "b.npy", "-o", "m", cwd=tmp_path)

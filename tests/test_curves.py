@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score, roc_auc_score
-from strategies import EPSILON, Drawn, centred, drawn, moments_of, orthogonal, write_store
+from strategies import (
+    EPSILON,
+    Drawn,
+    centred,
+    drawn,
+    mask_of,
+    moments_of,
+    orthogonal,
+    write_store,
+)
 
 import crossgram as cg
 from crossgram.curves import CurvePoint, learning_curve
@@ -32,7 +41,8 @@ SIZES = [6, 15, 21, 30, 150, TOTAL]
 
 LABELS = rng.permutation(np.arange(ROWS) // 6)
 IDS = np.array([f"image-{row}.jpg" for row in range(ROWS)])
-PEOPLE = drawn([zlib.crc32(str(label).encode()) for label in LABELS], 0.3, 7, by_label=True)
+KEYS = [zlib.crc32(str(label).encode()) for label in LABELS]
+PEOPLE = drawn(KEYS, 0.3, 7, by_label=True)
 
 
 def refitted(point: CurvePoint, x: NDArray[Any], y: NDArray[Any]) -> Any:
@@ -327,6 +337,36 @@ class TestThePass:
         curve = cg.learning_curve(x, Y, sizes=[100, TOTAL], on_nonfinite="skip")
         assert [point.rows for point in curve.points] == [99] * 3 + [TOTAL - 2] * 3
         assert (curve.skipped, curve.held_out_rows) == (3, len(DRAWN.held_out) - 1)
+
+    @pytest.mark.parametrize("labels", [None, LABELS], ids=["by rows", "by labels"])
+    def test_is_of_samples_of_the_rows_that_are_not_masked(
+        self, tmp_path: Path, labels: NDArray[Any] | None
+    ) -> None:
+        keys = range(ROWS) if labels is None else KEYS
+        # a third of what would be scored, and of one of the two spaces each
+        masks = mask_of(ROWS, *range(0, ROWS, 7)), mask_of(ROWS, *range(0, ROWS, 4))
+        masked = np.flatnonzero(masks[0] | masks[1]).tolist()
+        chosen = drawn(keys, 0.3, 7, by_label=labels is not None, masked=masked)
+        pair = [
+            write_store(tmp_path / f"{name}.zarr", rows, labels=labels, masked=mask)
+            for name, rows, mask in zip("ab", (X, Y), masks, strict=True)
+        ]
+        sizes = [150, len(chosen.training)]
+        curve = cg.learning_curve(*pair, held_out=0.3, seed=7, sizes=sizes)
+        assert [point.rows for point in curve.points] == [150] * 3 + [sizes[1]] * 3
+        assert (curve.held_out_rows, curve.training_rows) == (len(chosen.held_out), sizes[1])
+        assert curve.skipped == len(masked)
+        for point in curve.points:
+            assert_refits_agree(point, point.rows, chosen)
+        assert curve.scored_rows == (0 if labels is None else len(chosen.scored))
+        if labels is not None:
+            point, own = curve.points[-2], chosen.training
+            mapped = refitted(point, X[own], Y[own])(X[chosen.scored])
+            expected = verified(mapped, Y[chosen.scored], labels[chosen.scored])
+            # a pair whose score is another's but for rounding may change its place
+            assert (point.auc, point.tar) == pytest.approx(expected, abs=1e-3)
+        with pytest.raises(cg.InputError, match=f"sizes: {sizes[1] + 1} pairs .* are left"):
+            cg.learning_curve(*pair, held_out=0.3, seed=7, sizes=[sizes[1] + 1])
 
     def test_a_size_of_which_no_row_counts_is_left_out_and_named(self) -> None:
         x = X.copy()

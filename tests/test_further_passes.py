@@ -16,6 +16,7 @@ from strategies import (
     column_scaled_digits,
     exact_least_squares,
     longdouble_least_squares,
+    mask_of,
     moderate,
     seeds,
     write_store,
@@ -200,6 +201,21 @@ class TestSources:
         difference = np.abs(fitted.weight - expected.weight).max()
         assert difference <= 1e-10 * np.abs(expected.weight).max()
         assert (fitted.certificate.rows, fitted.certificate.skipped) == (len(kept), 3)
+
+    def test_masked_rows_stay_out_of_every_pass(self, tmp_path: Path) -> None:
+        masks = mask_of(len(self.x), 3, *range(16_000, 19_000)), mask_of(len(self.x), 3, 777)
+        kept = ~(masks[0] | masks[1])
+        stores = [
+            write_store(tmp_path / f"{name}.zarr", rows, masked=mask)
+            for name, rows, mask in zip("xy", (self.x, self.y), masks, strict=True)
+        ]
+        fitted = cg.fit(*stores, **self.options)
+        expected = cg.fit(self.x[kept], self.y[kept], **self.options)
+        difference = np.abs(fitted.weight - expected.weight).max()
+        assert difference <= 1e-10 * np.abs(expected.weight).max()
+        assert (fitted.certificate.rows, fitted.certificate.skipped) == (kept.sum(), 3002)
+        assert fitted.certificate.digits >= 11
+        assert fitted.certificate.passes == expected.certificate.passes > 2
 
     def test_unit_rows_are_those_of_every_pass(self) -> None:
         lengths = [np.linalg.norm(rows, axis=1)[:, None] for rows in (self.x, self.y)]

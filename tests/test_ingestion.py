@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 from numpy.typing import NDArray
-from strategies import rows_of, values_of
+from strategies import rows_of, values_of, write_store
 
 import crossgram as cg
 from crossgram.errors import (
@@ -516,6 +516,19 @@ class TestZarr:
         assert set(values_of(store.labels)) == {"anna"}
         assert store.provenance["model"] == "net-a"
         assert store.provenance["format"] == "crossgram"
+
+    @pytest.mark.parametrize("named", [None, "embeddings"])
+    @pytest.mark.parametrize("dtype", [None, "float16"])
+    def test_keeps_the_mask_of_a_store(
+        self, tmp_path: Path, named: str | None, dtype: str | None
+    ) -> None:
+        masked = np.arange(ROWS) % 5 == 2
+        write_store(tmp_path / "old.zarr", embeddings(), names(), masked=masked)
+        store = ingest(tmp_path / "old.zarr", tmp_path / "new.zarr", embeddings=named, dtype=dtype)
+        store.validate()
+        assert values_of(store.masked) == masked.tolist()
+        assert values_of(store.ids) == names()
+        np.testing.assert_array_equal(np.isnan(rows_of(store)).all(axis=1), masked)
 
     def test_refuses_a_damaged_chunk(self, tmp_path: Path) -> None:
         path = as_zarr_array(tmp_path / "x.zarr", embeddings())

@@ -13,7 +13,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from strategies import moderate, rows_of, write_store
+from strategies import moderate, rows_of, values_of, write_store
 
 import crossgram as cg
 from crossgram.codecs import CODECS
@@ -180,6 +180,42 @@ class TestNewStore:
                 cg.apply(tmp_path / "m", store, out, overwrite=True)
         np.testing.assert_array_equal(rows_of(cg.EmbeddingStore.open(store)), X)
         cg.LinearMap.load(tmp_path / "m")
+
+
+class TestMaskedRows:
+    masked = np.isin(np.arange(50), [0, 17, 18, 49])
+
+    def test_stay_masked_over_many_blocks(self, tmp_path: Path) -> None:
+        rows = np.where(self.masked[:, None], np.nan, LONG)
+        store = write_long(tmp_path / "x.zarr", rows, ids=IDS[:50], masked=self.masked)
+        mapped = cg.apply(LONG_MAP, store, tmp_path / "out.zarr")
+        mapped.validate()
+        assert values_of(mapped.masked) == self.masked.tolist()
+        assert values_of(mapped.ids) == IDS[:50]
+        expected = np.where(self.masked[:, None], np.nan, EXPECTED)
+        np.testing.assert_array_equal(rows_of(mapped), expected)
+
+    def test_stay_masked_where_the_map_takes_unit_rows(self, tmp_path: Path) -> None:
+        rows, masked = X[:50] + np.float32(0.1), self.masked
+        fitted = integer_map(normalized=True)
+        store = write_store(tmp_path / "x.zarr", rows, masked=masked)
+        mapped = cg.apply(fitted, store, tmp_path / "out.zarr")
+        expected = rows_of(cg.apply(fitted, rows, tmp_path / "whole.zarr"))
+        np.testing.assert_array_equal(np.isnan(rows_of(mapped)).all(axis=1), masked)
+        np.testing.assert_array_equal(rows_of(mapped)[~masked], expected[~masked])
+
+    def test_that_are_none_leave_a_mask_all_the_same(self, tmp_path: Path) -> None:
+        store = write_store(tmp_path / "x.zarr", X, masked=np.zeros(ROWS, bool))
+        assert values_of(cg.apply(MAP, store, tmp_path / "out.zarr").masked) == [False] * ROWS
+
+    @pytest.mark.parametrize("row", [16, 19])
+    def test_do_not_hide_a_row_that_is_not_finite(self, tmp_path: Path, row: int) -> None:
+        rows = np.where(self.masked[:, None], np.nan, X[:50]).astype(np.float32)
+        rows[row, 2] = np.nan
+        store = write_store(tmp_path / "x.zarr", rows, masked=self.masked)
+        with pytest.raises(cg.NonFiniteError, match=rf"x\.zarr: row {row} cannot be mapped"):
+            cg.apply(MAP, store, tmp_path / "out.zarr")
+        assert not (tmp_path / "out.zarr").exists()
 
 
 class TestProgress:

@@ -18,6 +18,7 @@ from strategies import (
     FLOATS,
     NAMES,
     assert_same_bits,
+    mask_of,
     moderate,
     rows_of,
     seeds,
@@ -236,6 +237,25 @@ class TestJoin:
         )
         for own, fold in zip(found.folds, expected.folds, strict=True):
             assert_same_bits(own, fold)
+
+    def test_takes_the_masks_of_the_rows_along(self, tmp_path: Path) -> None:
+        order = np.random.default_rng(1).permutation(ROWS)[:140]
+        masks = mask_of(ROWS, *range(20), order[3]), mask_of(ROWS, order[7], order[100])
+        spaces = [
+            write_store(tmp_path / "x.zarr", X, TEXT, masked=masks[0]),
+            write_store(
+                tmp_path / "y.zarr", Y[order], np.array(TEXT)[order], None, masks[1][order]
+            ),
+        ]
+        common = np.sort(order)
+        with joined([open_source(path) for path in spaces]) as found:
+            for source, mask in zip(found, masks, strict=True):
+                assert values_of(source.masked) == mask[common].tolist()
+        kept = common[~(masks[0] | masks[1])[common]]
+        moments = cg.accumulate(spaces, join="ids")
+        assert (moments.rows, moments.skipped) == (len(kept), 140 - len(kept))
+        moments.skipped = 0
+        assert_same_bits(moments, cg.accumulate([X[kept], Y[kept]], names=["x", "y"]))
 
     def test_names_a_row_that_is_not_finite_as_its_store_does(self, tmp_path: Path) -> None:
         y = Y[::-1].copy()

@@ -17,6 +17,7 @@ from strategies import (
     EPSILON,
     assert_moments_agree,
     direct_scatter,
+    mask_of,
     moderate,
     moments_of,
     spaces,
@@ -204,6 +205,44 @@ class TestAFreshRun:
         assert (fewer.moments.rows, fewer.moments.skipped) == (89, 1)
         kept = np.setdiff1d(np.arange(100), [*range(5, 15), 40])
         assert_moments_agree(fewer.moments, moments_of([X[kept]]), [X[:100]])
+
+    @every_option
+    def test_equals_masked_rows_added_and_removed(
+        self, tmp_path: Path, options: dict[str, Any]
+    ) -> None:
+        masks = mask_of(ROWS, 7, 17, 700), mask_of(ROWS, 7, 350, *range(610, 690))
+        masked = masks[0] | masks[1]
+        pairs = {
+            name: [
+                write_store(
+                    tmp_path / f"{name}-{space}.zarr",
+                    rows[own],
+                    np.array(IDS)[own],
+                    np.array(LABELS)[own],
+                    None if mask is None else mask[own],
+                )
+                for space, rows, mask in zip("ab", (X, Y), given, strict=True)
+            ]
+            for name, own, given in (
+                ("monday", np.s_[:MONDAY], masks),
+                ("tuesday", np.s_[MONDAY:], masks),
+                ("others", np.flatnonzero(~masked & ~OF_PEOPLE), (None, None)),
+            )
+        }
+        both = cg.add_rows(accumulated(pairs["monday"], **options), pairs["tuesday"])
+        assert (both.rows, both.warnings) == (ROWS - MONDAY, ())
+        fewer = cg.subtract_rows(both.moments, pairs["monday"], labels=PEOPLE)
+        assert fewer.rows == OF_PEOPLE.sum()
+        assert_same_run(fewer.moments, accumulated(pairs["others"], **options))
+        # of the people removed, one row of each of two was masked
+        assert sum(part.skipped for part in parts(fewer.moments)) == masked.sum() - 2
+
+    def test_equals_itself_less_a_masked_row(self, tmp_path: Path) -> None:
+        store = write_store(tmp_path / "a.zarr", X, IDS, masked=mask_of(ROWS, 7, 40))
+        whole = cg.accumulate([store])
+        fewer = cg.subtract_rows(whole, [store], ids=IDS[7:8])
+        assert (fewer.moments.rows, fewer.moments.skipped) == (ROWS - 2, 1)
+        assert_same_run(fewer.moments, whole)
 
     def test_equals_the_definition_of_the_scatter(self, stores: Any) -> None:
         fewer = cg.subtract_rows(accumulated(stores["both"]), stores["both"], labels=PEOPLE)
@@ -394,6 +433,17 @@ class TestFingerprints:
         second = open_source(tmp_path / "y.zarr")
         digests = {fingerprint(s, id_sum(s.ids)).digest for s in (first, second)}
         assert len(digests) == 1
+
+    def test_differ_where_masks_do(self, tmp_path: Path) -> None:
+        masks = [None, *(mask_of(ROWS, *rows) for rows in ([], [70], [71], [70, 71]))]
+        stores = [
+            write_store(tmp_path / f"{k}.zarr", X, masked=mask) for k, mask in enumerate(masks)
+        ]
+        unmasked, masks_nothing, *others = (
+            fingerprint(open_source(store), None).digest for store in stores
+        )
+        assert unmasked == masks_nothing
+        assert len({unmasked, *others}) == 4
 
     def test_differ_where_shape_dtype_ids_or_ends_do(self, tmp_path: Path) -> None:
         end, start = X.copy(), X.copy()

@@ -21,12 +21,15 @@ from crossgram.store import Column
 
 
 def source(
-    rows: int, ids: NDArray[Any] | None = None, labels: NDArray[Any] | None = None
+    rows: int,
+    ids: NDArray[Any] | None = None,
+    labels: NDArray[Any] | None = None,
+    masked: NDArray[np.bool_] | None = None,
 ) -> Source:
     """Return a source of which no row is read."""
     columns = {
         name: None if values is None else Column(values, name)
-        for name, values in (("ids", ids), ("labels", labels))
+        for name, values in (("ids", ids), ("labels", labels), ("masked", masked))
     }
     return Source("x", rows, 1, np.dtype("f4"), 1, lambda start, out: None, **columns)
 
@@ -95,6 +98,50 @@ class TestPrefixes:
         np.testing.assert_array_equal(first, again)
         # by chance, about 10 of 100 rows would be in both
         assert np.count_nonzero((first == 0) & (other == 0)) < 40
+
+
+class TestMaskedRows:
+    """They are neither held out nor in a sample: a size counts rows that are there."""
+
+    @pytest.mark.parametrize("by_label", [False, True])
+    def test_are_drawn_nowhere(self, by_label: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        rng = np.random.default_rng(0)
+        masks = rng.random((2, 5000)) < [[0.2], [0.05]]
+        labels = rng.permutation(np.arange(5000) // 9)
+        # of some labels, no row is there
+        masks[0, labels < 100] = True
+        masked = masks[0] | masks[1]
+        expected = drawn(
+            keys_of(labels) if by_label else range(5000),
+            seed=4,
+            by_label=by_label,
+            masked=set(np.flatnonzero(masked).tolist()),
+        )
+        monkeypatch.setattr(sampling, "_COLUMN_ROWS", 97)
+        own = labels if by_label else None
+        apart = hold_out([source(5000, labels=own, masked=m) for m in masks], 0.2, 4)
+        assert (apart.rows, apart.training_rows) == (
+            len(expected.held_out),
+            len(expected.training),
+        )
+        assert apart.scored.tolist() == (expected.scored if by_label else [])
+        sizes = [10, 1000, apart.training_rows]
+        assigned = apart.assigner(sizes)(0, 5000)
+        assert np.flatnonzero((assigned == 3) & ~masked).tolist() == expected.held_out
+        for k, size in enumerate(sizes):
+            there = np.flatnonzero((assigned <= k) & ~masked)
+            assert set(there) == set(expected.training[:size])
+
+    def test_that_leave_too_few_are_refused(self) -> None:
+        masked = np.arange(100) > 2
+        with pytest.raises(InputError, match="of 3 rows .* expected at least 2 of both"):
+            hold_out([source(100), source(100, masked=masked)], 0.2, 0)
+
+    @pytest.mark.parametrize("labels", [None, np.arange(100) // 5])
+    def test_that_are_all_there_is_are_refused(self, labels: NDArray[Any] | None) -> None:
+        masked = np.ones(100, bool)
+        with pytest.raises(InputError, match="of 0 rows .* expected at least 2 of both"):
+            hold_out([source(100, labels=labels, masked=masked)], 0.2, 0)
 
 
 class TestHeldOut:

@@ -98,9 +98,14 @@ def test_a_chunk_that_a_plain_zarr_array_does_not_store_is_lost(tmp_path: Path) 
         read(open_source(tmp_path / "x.zarr"), 0, ROWS)
 
 
-def test_a_store_is_read_with_its_ids_and_labels(tmp_path: Path) -> None:
+def test_a_store_is_read_with_its_ids_labels_and_mask(tmp_path: Path) -> None:
     with cg.EmbeddingStore.create(tmp_path / "s.zarr", DIM, chunk_rows=16) as writer:
-        writer.append(embeddings(), ids=[f"i{row}" for row in range(ROWS)], labels=range(ROWS))
+        writer.append(
+            embeddings(),
+            ids=[f"i{row}" for row in range(ROWS)],
+            labels=range(ROWS),
+            masked=np.zeros(ROWS, bool),
+        )
     for given in (tmp_path / "s.zarr", cg.EmbeddingStore.open(tmp_path / "s.zarr")):
         source = open_source(given)
         assert_reads(source, embeddings())
@@ -109,6 +114,8 @@ def test_a_store_is_read_with_its_ids_and_labels(tmp_path: Path) -> None:
         assert source.labels is not None
         assert source.ids.read(3, 5).tolist() == ["i3", "i4"]
         assert source.labels.read(3, 5).tolist() == [3, 4]
+        assert source.masked is not None
+        assert source.masked.read(3, 5).tolist() == [False, False]
 
 
 def test_a_npy_file_with_a_damaged_header_is_refused_or_read(tmp_path: Path) -> None:

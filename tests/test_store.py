@@ -44,6 +44,19 @@ def write(path: Path, **layout: Any) -> EmbeddingStore:
     return EmbeddingStore.open(path)
 
 
+MASKED = np.arange(ROWS) % 40 == 3
+
+
+def write_masked(path: Path, **layout: Any) -> EmbeddingStore:
+    rows = embeddings()
+    rows[MASKED] = np.nan
+    with EmbeddingStore.create(path, DIM, chunk_rows=CHUNK, **layout) as writer:
+        for start, stop in [(0, 1), (1, 45), (45, 45), (45, ROWS)]:
+            own = slice(start, stop)
+            writer.append(rows[own], ids=names()[own], masked=MASKED[own])
+    return EmbeddingStore.open(path)
+
+
 def chunk_file(store: EmbeddingStore, index: int, array: str = "embeddings") -> Path:
     suffix = (index, 0) if array == "embeddings" else (index,)
     return store.path / array / "c" / "/".join(map(str, suffix))
@@ -342,12 +355,93 @@ def test_a_folder_in_the_place_of_a_chunk_is_lost_data(tmp_path: Path) -> None:
         rows_of(EmbeddingStore.open(store.path))
 
 
-@pytest.mark.parametrize("column", ["ids", "labels"])
+@pytest.mark.parametrize("column", ["ids", "labels", "masked"])
 def test_a_column_that_was_written_and_is_gone_is_missed(tmp_path: Path, column: str) -> None:
-    store = write(tmp_path / "s.zarr")
+    store = (write_masked if column == "masked" else write)(tmp_path / "s.zarr")
     (store.path / column / "zarr.json").unlink()
-    with pytest.raises(CorruptDataError, match=f"its {column} are missing"):
+    with pytest.raises(CorruptDataError, match=f"its array '{column}' is missing"):
         EmbeddingStore.open(store.path)
+
+
+class TestMask:
+    """A store tells which of its rows hold no embedding."""
+
+    def test_comes_back_by_range(self, tmp_path: Path) -> None:
+        store = write_masked(tmp_path / "s.zarr")
+        assert store.masked is not None
+        np.testing.assert_array_equal(store.masked.read(2, 130), MASKED[2:130])
+        np.testing.assert_array_equal(np.isnan(rows_of(store)).all(axis=1), MASKED)
+        store.validate()
+        assert write(tmp_path / "other.zarr").masked is None
+
+    @pytest.mark.parametrize("missing_first", [True, False])
+    def test_of_some_rows_only_is_refused(self, tmp_path: Path, missing_first: bool) -> None:
+        with (
+            pytest.raises(InputError, match="masked given for some rows only"),
+            EmbeddingStore.create(tmp_path / "s.zarr", DIM) as writer,
+        ):
+            for given in (not missing_first, missing_first):
+                writer.append(embeddings(2), masked=[False, False] if given else None)
+
+    @pytest.mark.parametrize(
+        ("masked", "message"),
+        [
+            (np.zeros(ROWS), "masked of dtype float64 given, expected booleans"),
+            (np.zeros(ROWS, int), "masked of dtype int64 given, expected booleans"),
+            (np.zeros(ROWS - 1, bool), r"masked has shape \(149,\), the block has 150 rows"),
+            (np.zeros((ROWS, 1), bool), r"masked has shape \(150, 1\)"),
+        ],
+    )
+    def test_that_is_not_one_boolean_per_row_is_refused(
+        self, tmp_path: Path, masked: Any, message: str
+    ) -> None:
+        with (
+            pytest.raises(InputError, match=message),
+            EmbeddingStore.create(tmp_path / "s.zarr", DIM) as writer,
+        ):
+            writer.append(embeddings(), masked=masked)
+
+    def test_of_a_row_that_holds_a_value_is_refused_and_adds_nothing(self, tmp_path: Path) -> None:
+        rows, masked = embeddings(9), np.zeros(9, bool)
+        masked[[2, 5]] = True
+        rows[2] = rows[5] = np.nan
+        rows[5, 3] = 7.5
+        with EmbeddingStore.create(tmp_path / "s.zarr", DIM) as writer:
+            with pytest.raises(InputError, match="row 5 .* masked but holds values, first 7.5"):
+                writer.append(rows, masked=masked)
+            rows[5] = np.nan
+            writer.append(rows, masked=masked)
+        np.testing.assert_array_equal(rows_of(EmbeddingStore.open(tmp_path / "s.zarr")), rows)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"data_type": "int8", "fill_value": 0}, "s.zarr/masked has dtype int8, expected bool"),
+            ({"shape": [ROWS + 1]}, r"s.zarr/masked has shape \(151,\), embeddings has 150 rows"),
+        ],
+    )
+    def test_of_another_kind_is_refused_when_the_store_is_opened(
+        self, tmp_path: Path, changes: dict[str, Any], message: str
+    ) -> None:
+        store = write_masked(tmp_path / "s.zarr")
+        edit_metadata(store.path / "masked" / "zarr.json", **changes)
+        with pytest.raises(CorruptDataError, match=message):
+            EmbeddingStore.open(store.path)
+
+    @pytest.mark.parametrize("row", [3, 43, 123])
+    def test_of_a_row_that_holds_a_value_on_disk_is_not_valid(
+        self, tmp_path: Path, row: int
+    ) -> None:
+        store = write_masked(tmp_path / "s.zarr")
+        zarr.open_group(store.path)["embeddings"][row, 2] = 1.0
+        store = EmbeddingStore.open(store.path)
+        with pytest.raises(CorruptDataError, match=rf"s\.zarr: row {row} is masked but holds"):
+            store.validate()
+
+    def test_does_not_keep_a_store_from_being_overwritten(self, tmp_path: Path) -> None:
+        write_masked(tmp_path / "s.zarr")
+        write_masked(tmp_path / "s.zarr", overwrite=True)
+        assert write(tmp_path / "s.zarr", overwrite=True).masked is None
 
 
 def test_an_append_that_is_refused_adds_nothing(tmp_path: Path) -> None:
@@ -417,9 +511,9 @@ def test_overwriting_spares_a_store_that_something_was_put_into(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, truncate, empty, flip])
-@pytest.mark.parametrize("column", ["ids", "labels"])
-def test_lost_ids_and_labels_are_named(tmp_path: Path, damage: Any, column: str) -> None:
-    store = write(tmp_path / "s.zarr")
+@pytest.mark.parametrize("column", ["ids", "labels", "masked"])
+def test_lost_columns_are_named(tmp_path: Path, damage: Any, column: str) -> None:
+    store = (write_masked if column == "masked" else write)(tmp_path / "s.zarr")
     damage(chunk_file(store, 0, column))
     with pytest.raises(CorruptDataError, match=rf"s.zarr/{column}: chunk c/0 \(rows 0 to 149\)"):
         EmbeddingStore.open(store.path).validate()
@@ -439,11 +533,11 @@ def test_validation_names_the_first_id_that_occurs_twice(tmp_path: Path) -> None
         EmbeddingStore.open(tmp_path / "s.zarr").validate()
 
 
-@pytest.mark.parametrize("array", ["embeddings", "ids", "labels"])
+@pytest.mark.parametrize("array", ["embeddings", "ids", "labels", "masked"])
 def test_chunks_above_the_limit_are_refused_when_the_store_is_opened(
     tmp_path: Path, array: str
 ) -> None:
-    write(tmp_path / "s.zarr")
+    (write_masked if array == "masked" else write)(tmp_path / "s.zarr")
     shape = [1 << 28, DIM] if array == "embeddings" else [1 << 40]
     grid = {"name": "regular", "configuration": {"chunk_shape": shape}}
     edit_metadata(tmp_path / "s.zarr" / array / "zarr.json", chunk_grid=grid)

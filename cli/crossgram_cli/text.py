@@ -58,7 +58,7 @@ def certificate_lines(certificate: Certificate) -> list[tuple[str, str]]:
     """Return what a certificate says, as names and values."""
     rows = f"{certificate.rows:,}"
     if certificate.skipped:
-        rows += f" ({certificate.skipped:,} more left out, not finite)"
+        rows += f" ({certificate.skipped:,} more left out, masked or not finite)"
     lines = [
         ("rows", rows),
         ("R2", f"{certificate.r2:.6f}"),

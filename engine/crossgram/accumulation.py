@@ -70,12 +70,13 @@ class Options:
         Non-negative weight of each row.
     balance : bool
         Weigh each row by one over the number of rows of its label, so that every person counts
-        alike, whether photographed once or a hundred times.
+        alike, whether photographed once or a hundred times. Masked rows do not count.
     precision : {"exact", "fast"}
         float64 products; or float32 products of centred rows added in float64, nearly twice as fast
         for about 7 digits fewer.
     on_nonfinite : {"stop", "skip"}
-        Stop at the first row with NaN or infinity; or leave such rows out of every space.
+        Stop at the first row with NaN or infinity; or leave such rows out of every space. Rows
+        that a store masks are left out either way.
     join : {None, "ids"}
         Pair rows by position; or by id.
     memory : int, optional
@@ -143,6 +144,7 @@ class _Accumulating(Protocol[_Sums_co]):
         *,
         weights: NDArray[np.float64] | None,
         row_numbers: Sequence[NDArray[np.int64]],
+        masked: NDArray[np.bool_] | None,
     ) -> None: ...
 
     def moments(self) -> _Sums_co: ...
@@ -360,7 +362,9 @@ class Pass:
             numbers = [source.row_numbers(block.start, block.stop) for source in self.sources]
             weights = None if self._weights is None else self._weights[block.start : block.stop]
             if self._assign is None or len(accumulators) == 1:
-                accumulators[0].add(block.rows, weights=weights, row_numbers=numbers)
+                accumulators[0].add(
+                    block.rows, weights=weights, row_numbers=numbers, masked=block.masked
+                )
             else:
                 assigned = self._assign(block.start, block.stop)
                 for k in np.unique(assigned):
@@ -369,6 +373,7 @@ class Pass:
                         [array[rows] for array in block.rows],
                         weights=None if weights is None else weights[rows],
                         row_numbers=[own[rows] for own in numbers],
+                        masked=None if block.masked is None else block.masked[rows],
                     )
             if block.is_last:
                 tree.add(block.segment.index, [each.moments() for each in accumulators])

@@ -15,7 +15,7 @@ from crossgram.kernels import numpy as kernels
 from crossgram.moments import Moments
 from crossgram.norm_moments import NormMoments
 from crossgram.preconditioner import Preconditioner
-from crossgram.row_checks import finite_rows
+from crossgram.row_checks import finite_rows, unmasked_tiles
 from crossgram.spaces import Pair, Space
 
 __all__ = ["RUN_ROWS", "TILE_ROWS", "Accumulator", "Workspace", "row_weights"]
@@ -130,6 +130,7 @@ class Accumulator:
         *,
         weights: ArrayLike | None = None,
         row_numbers: Sequence[NDArray[np.int64]] | None = None,
+        masked: NDArray[np.bool_] | None = None,
     ) -> None:
         """Add rows, the same images in every block.
 
@@ -141,6 +142,8 @@ class Accumulator:
             Non-negative weights.
         row_numbers : sequence of ndarray, shape (rows,), optional
             What messages call the rows of each space; by default 0, 1, ...
+        masked : ndarray of bool, shape (rows,), optional
+            Rows that hold no embedding in some space: left out and counted, whatever they hold.
 
         Raises
         ------
@@ -157,8 +160,9 @@ class Accumulator:
             )
         checked = None if weights is None else row_weights(weights, rows)
         numbers = row_numbers or [np.arange(rows)] * len(self._spaces)
-        for start in range(0, rows, TILE_ROWS):
-            tile = slice(start, start + TILE_ROWS)
+        if masked is not None:
+            self._skipped += int(np.count_nonzero(masked))
+        for tile in unmasked_tiles(rows, masked, TILE_ROWS):
             self._add_tile(
                 [block[tile] for block in blocks],
                 None if checked is None else checked[tile],

@@ -32,7 +32,7 @@ class Certificate:
     rows : int
         Rows that the map was fitted on.
     skipped : int
-        Rows left out because they were not finite.
+        Rows left out because they were masked or not finite.
     source_dim, target_dim : int
         Widths of the two spaces.
     rank : int

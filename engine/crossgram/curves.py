@@ -87,7 +87,7 @@ class LearningCurve:
     held_out_rows, training_rows : int
         Rows held out and rows left that count.
     skipped : int
-        Rows left out because they were not finite.
+        Rows left out because they were masked or not finite.
     scored_rows : int
         Held-out rows whose pairs were scored; 0 where none were.
     far : float

@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 
 from crossgram.history import Input
-from crossgram.source import Source
+from crossgram.source import Source, masked_rows
 from crossgram.store import Column
 
 __all__ = ["fingerprint", "id_sum"]
@@ -35,7 +35,7 @@ def id_sum(ids: Column | None) -> str | None:
 
 
 def fingerprint(source: Source, ids: str | None) -> Input:
-    """Describe a source by its shape, dtype, first and last row, and the `id_sum` of its ids.
+    """Describe a source by its shape, dtype, first and last row, mask, and `id_sum` of its ids.
 
     Not by where it lies nor how it is compressed: a copy is the same. Rows between the ends are
     not read, and tell by their ids alone.
@@ -46,4 +46,8 @@ def fingerprint(source: Source, ids: str | None) -> Input:
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{source.rows} x {source.dim} {source.dtype.name} {ids}".encode())
     digest.update(ends.astype(source.dtype.newbyteorder("<"), copy=False).tobytes())
+    for start in range(0, source.rows, _COLUMN_ROWS):
+        masked = masked_rows([source], start, min(start + _COLUMN_ROWS, source.rows))
+        if masked is not None:
+            digest.update((start + np.flatnonzero(masked)).astype("<i8").tobytes())
     return Input(source.label, source.rows, digest.hexdigest())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from crossgram.errors import InputError
 from crossgram.folds import FOLD_BY
-from crossgram.source import Source
+from crossgram.source import Source, masked_rows
 from crossgram.store import Column
 
 __all__ = ["Assign", "assigner", "assigner_to", "balanced_weights", "group_count", "stable_hashes"]
@@ -98,7 +98,7 @@ def assigner_to(
 
 
 def balanced_weights(sources: Sequence[Source]) -> NDArray[np.float64]:
-    """Return one over the number of rows of each row's label, (rows,).
+    """Return one over the number of rows of each row's label, (rows,); 0 for masked rows.
 
     Parameters
     ----------
@@ -113,11 +113,16 @@ def balanced_weights(sources: Sequence[Source]) -> NDArray[np.float64]:
     column = _column(sources, "labels", "balance")
     numbers: dict[str, int] = {}
     codes = np.empty(len(column), np.int64)
+    counted = np.ones(len(column), bool)
     for start in range(0, len(codes), _LABEL_ROWS):
         stop = min(start + _LABEL_ROWS, len(codes))
         values = map(str, column.read(start, stop))
         codes[start:stop] = [numbers.setdefault(value, len(numbers)) for value in values]
-    return np.asarray(1 / np.bincount(codes)[codes])
+        masked = masked_rows(sources, start, stop)
+        if masked is not None:
+            counted[start:stop] = ~masked
+    counts = np.bincount(codes, weights=counted)
+    return np.asarray(counted / np.maximum(counts, 1)[codes])
 
 
 def _column(sources: Sequence[Source], name: str, wanted_by: str) -> Column:

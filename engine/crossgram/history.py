@@ -69,7 +69,7 @@ class Operation:
     version : str
         The crossgram that did it.
     rows : int
-        Rows added or removed, those that were left out as not finite included.
+        Rows added or removed, those that were left out as masked or not finite included.
     ids : str or None
         Sum of 64-bit hashes of their ids, modulo 2^64, in hexadecimal; None without ids.
     inputs : tuple of Input
@@ -207,9 +207,9 @@ def check_removal(
     history : sequence of Operation
         What led to the moments.
     rows : int
-        Rows that the moments are of, those left out as not finite included; where the history
-        accounts for another number, it is not whole, and what it does not name may have been
-        added all the same.
+        Rows that the moments are of, those left out as masked or not finite included; where the
+        history accounts for another number, it is not whole, and what it does not name may have
+        been added all the same.
     removed : sequence of Operation
         How the rows to be removed were read.
     allow_unknown : bool

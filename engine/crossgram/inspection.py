@@ -21,6 +21,8 @@ from crossgram.zarr_io import open_node
 
 __all__ = ["describe", "validate"]
 
+_COLUMN_ROWS = 65_536
+
 
 def describe(path: str | Path) -> dict[str, Any]:
     """Return what `path` is, as JSON values; `kind` says which of the nouns.
@@ -56,12 +58,12 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 
 def validate(path: str | Path) -> None:
-    """Read everything that is at `path`; of a store, check that no id occurs twice as well.
+    """Read everything at `path`; of a store, check that no id is there twice nor a mask wrong.
 
     Raises
     ------
     CorruptDataError
-        Naming the first chunk that is missing or damaged.
+        Naming the first chunk that is missing or damaged, or masked row that holds values.
     InputError
         Naming the first id that occurs twice, or if `path` is nothing of crossgram's.
     """
@@ -88,6 +90,7 @@ def _describe_zarr(path: Path) -> dict[str, Any]:
         **_layout(store.embeddings),
         "ids": _column(store.ids),
         "labels": _column(store.labels),
+        "masked": _count(store.masked),
         "provenance": dict(store.provenance),
     }
 
@@ -163,3 +166,12 @@ def _column(column: Column | None) -> dict[str, Any] | None:
         return None
     kind = "integers" if column.array.dtype.kind == "i" else "text"
     return {"kind": kind, "first": str(column.read(0, 1)[0])}
+
+
+def _count(masked: Column | None) -> int | None:
+    if masked is None:
+        return None
+    return sum(
+        int(np.count_nonzero(masked.read(start, min(start + _COLUMN_ROWS, len(masked)))))
+        for start in range(0, len(masked), _COLUMN_ROWS)
+    )

@@ -34,7 +34,7 @@ def apply(
     progress: ProgressCallback = ignore,
     **layout: Any,
 ) -> EmbeddingStore:
-    """Map every row of a store into a new store; ids and labels come along.
+    """Map every row of a store into a new store; ids, labels and mask come along.
 
     Parameters
     ----------
@@ -61,7 +61,8 @@ def apply(
     WidthMismatchError
         If the rows are not as wide as the map takes.
     NonFiniteError
-        If a row cannot be mapped because it holds NaN or infinity; `out` is not written.
+        If a row that is not masked holds NaN or infinity, and so cannot be mapped; `out` is not
+        written.
     OutputExistsError
         If `out` exists and `overwrite` is false.
     """
@@ -94,14 +95,19 @@ def apply(
             for block in blocks:
                 for start in range(block.start, block.stop, piece):
                     stop = min(start + piece, block.stop)
-                    part = block.rows[0][start - block.start : stop - block.start]
+                    own = slice(start - block.start, stop - block.start)
+                    part = block.rows[0][own]
+                    masked = None if block.masked is None else block.masked[own]
                     with np.errstate(over="ignore", invalid="ignore"):
                         mapped = mapping.apply(part)
-                        _refuse_nonfinite(mapped, part, rows.label, start)
+                        _refuse_nonfinite(mapped, part, masked, rows.label, start)
+                    if masked is not None:
+                        mapped[masked] = np.nan
                     writer.append(
                         mapped,
                         ids=_values(rows.ids, start, stop),
                         labels=_values(rows.labels, start, stop),
+                        masked=masked,
                     )
                 progress(Progress("apply", block.stop, rows.rows, block.stop * row_bytes))
     except StreamFailure as failure:
@@ -115,10 +121,18 @@ def _values(column: Column | None, start: int, stop: int) -> NDArray[Any] | None
     return None if column is None else column.read(start, stop)
 
 
-def _refuse_nonfinite(mapped: NDArray[Any], rows: NDArray[Any], label: str, start: int) -> None:
+def _refuse_nonfinite(
+    mapped: NDArray[Any],
+    rows: NDArray[Any],
+    masked: NDArray[np.bool_] | None,
+    label: str,
+    start: int,
+) -> None:
     if np.isfinite(mapped.sum()):
         return
     finite = np.isfinite(mapped).all(axis=1)
+    if masked is not None:
+        finite |= masked
     if not finite.all():
         row = int(np.argmin(finite))
         if not np.isfinite(rows[row]).all():

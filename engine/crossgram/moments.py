@@ -60,7 +60,7 @@ class Moments:
     blocks : dict of (i, j) to ndarray, shape (dim_i, dim_j)
         Scatter of space i with space j, i <= j.
     skipped : int
-        Rows that were left out because they were not finite.
+        Rows that were left out because they were masked or not finite.
     precision : {"exact", "fast"}
         Arithmetic of the products.
     norms : NormMoments or None

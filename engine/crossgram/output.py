@@ -17,8 +17,10 @@ from crossgram.errors import InputError, OutputExistsError, RunError
 
 __all__ = [
     "check_output",
+    "put_folder",
     "refuse_overlap",
     "run_errors",
+    "sync",
     "uninterrupted",
     "whole_directory",
     "whole_file",
@@ -30,7 +32,7 @@ _SYNC_THREADS = 8
 """A disk that syncs many files at once does so in fewer turns."""
 
 _ZARR = ("zarr.json", ".zgroup", ".zarray")
-_STORE = {"zarr.json", "embeddings", "ids", "labels"}
+_STORE = {"zarr.json", "embeddings", "ids", "labels", "masked"}
 _PAIR = {"a.zarr", "b.zarr", "truth.safetensors"}
 """What is in the folders that crossgram makes, but for that of the demonstration."""
 
@@ -105,9 +107,9 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         with run_errors(path):
             yield temporary
             temporary.chmod(0o666 & ~_umask())
-            _sync(temporary)
+            sync(temporary)
             temporary.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -125,11 +127,16 @@ def whole_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         with run_errors(path):
             yield temporary
             temporary.chmod(0o777 & ~_umask())
-            _sync_tree(temporary)
-            uninterrupted(lambda: _put_in_place(temporary, path))
-            _sync(path.parent)
+            put_folder(temporary, path)
     finally:
         uninterrupted(lambda: shutil.rmtree(temporary, ignore_errors=True))
+
+
+def put_folder(finished: Path, path: Path) -> None:
+    """Rename a folder to `path`, once the disk keeps all of it; what stood there is removed."""
+    _sync_tree(finished)
+    uninterrupted(lambda: _put_in_place(finished, path))
+    sync(path.parent)
 
 
 def uninterrupted(work: Callable[[], _Result]) -> _Result:
@@ -186,7 +193,8 @@ def run_errors(path: Path) -> Iterator[None]:
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the disk keep a file or a folder as it is now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -196,7 +204,7 @@ def _sync(path: Path) -> None:
 
 def _sync_tree(folder: Path) -> None:
     with ThreadPoolExecutor(_SYNC_THREADS) as pool:
-        for _ in pool.map(_sync, [folder, *folder.rglob("*")]):
+        for _ in pool.map(sync, [folder, *folder.rglob("*")]):
             pass
 
 

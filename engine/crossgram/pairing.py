@@ -211,6 +211,7 @@ def at_rows(source: Source, rows: NDArray[np.int64]) -> Source:
         read=read,
         ids=_gathered(source.ids, rows),
         labels=_gathered(source.labels, rows),
+        masked=_gathered(source.masked, rows),
         origin=rows if source.origin is None else source.origin[rows],
     )
 
@@ -332,6 +333,7 @@ def _in_order(source: Source, position: RowFile, rows: int, path: Path) -> Sourc
         read=raw_reader(path, 0, row_bytes),
         ids=_gathered(source.ids, origin),
         labels=_gathered(source.labels, origin),
+        masked=_gathered(source.masked, origin),
         origin=origin,
     )
 

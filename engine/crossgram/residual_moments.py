@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from crossgram.accumulator import row_weights
 from crossgram.double_double import Pair, add, product, split, times, two_sum
 from crossgram.kernels.numpy import unit_rows
-from crossgram.row_checks import finite_rows
+from crossgram.row_checks import finite_rows, unmasked_tiles
 from crossgram.spaces import Space
 
 __all__ = ["ResidualAccumulator", "ResidualMoments"]
@@ -86,12 +86,12 @@ class ResidualAccumulator:
         *,
         weights: NDArray[np.float64] | None,
         row_numbers: Sequence[NDArray[np.int64]],
+        masked: NDArray[np.bool_] | None = None,
     ) -> None:
         """Add rows; parameters and errors as for `Accumulator.add`."""
         rows = len(blocks[0])
         checked = np.ones(rows) if weights is None else row_weights(weights, rows)
-        for start in range(0, rows, _TILE_ROWS):
-            tile = slice(start, start + _TILE_ROWS)
+        for tile in unmasked_tiles(rows, masked, _TILE_ROWS):
             self._add_tile(
                 [block[tile] for block in blocks],
                 checked[tile],

@@ -1,8 +1,8 @@
-"""Rows that cannot be accumulated: finding them, and saying which."""
+"""Rows that cannot be accumulated: leaving them out, finding them, and saying which."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,28 @@ from numpy.typing import NDArray
 from crossgram.errors import InputError, NonFiniteError
 from crossgram.spaces import Space
 
-__all__ = ["finite_rows"]
+__all__ = ["finite_rows", "unmasked_tiles"]
+
+
+def unmasked_tiles(
+    rows: int, masked: NDArray[np.bool_] | None, tile_rows: int
+) -> Iterator[slice | NDArray[np.int64]]:
+    """Yield which rows to take, so many at a time: slices, unless some rows are masked.
+
+    Parameters
+    ----------
+    rows : int
+        Of the block.
+    masked : ndarray of bool, shape (rows,), or None
+        Which are to be left out.
+    tile_rows : int
+        Rows of a tile; the last may have fewer.
+    """
+    if masked is None or not masked.any():
+        yield from (slice(start, start + tile_rows) for start in range(0, rows, tile_rows))
+        return
+    kept = np.flatnonzero(~masked)
+    yield from (kept[start : start + tile_rows] for start in range(0, len(kept), tile_rows))
 
 
 def finite_rows(

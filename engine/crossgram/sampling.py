@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from crossgram.errors import InputError
 from crossgram.grouping import Assign, stable_hashes
-from crossgram.source import Source
+from crossgram.source import Source, masked_rows
 
 __all__ = ["MOST_OF_A_LABEL", "MOST_SCORED", "HeldOut", "hold_out"]
 
@@ -31,6 +32,9 @@ _Draw = Callable[[int, int], tuple[_Hashes, _Hashes]]
 """Returns, of rows from start to stop, what decides whether each is held out, and its place in the
 random order of the others."""
 
+_Pieces = Callable[[], Iterator[tuple[NDArray[np.int64], _Hashes, _Hashes]]]
+"""Yields numbers of rows that are not masked, rising, and what is drawn of them."""
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -41,7 +45,7 @@ class HeldOut:
     by : {"labels", "ids", "rows"}
         What was hashed: with labels, all rows of one are held out or none.
     rows, training_rows : int
-        Rows held out, and the others.
+        Rows held out, and the others; masked ones are in neither.
     scored : ndarray of int
         Rows held out whose pairs are to be scored, rising: whole labels as far as `MOST_OF_A_LABEL`
         and `MOST_SCORED` allow; none without labels.
@@ -51,9 +55,9 @@ class HeldOut:
     rows: int
     training_rows: int
     scored: NDArray[np.int64]
-    _all_rows: int
     _bound: np.uint64
     _draw: _Draw
+    _pieces: _Pieces
     _histogram: NDArray[np.int64]
 
     def assigner(self, sizes: Sequence[int]) -> Assign:
@@ -68,7 +72,7 @@ class HeldOut:
         Returns
         -------
         callable
-            Gives k, and len(sizes) for a row that is held out.
+            Gives k, and len(sizes) for a row that is held out; either for one that is masked.
         """
         limits = self._limits(np.asarray(sizes[:-1], np.int64))
 
@@ -89,17 +93,16 @@ class HeldOut:
         wanted[bins] = True
         passed_over = np.cumsum(np.where(wanted, 0, self._histogram))[bins]
         found = [np.zeros(0, np.uint64)]
-        for start, stop in _pieces(self._all_rows):
-            decisive, order = self._draw(start, stop)
-            order = order[decisive >= self._bound]
-            found.append(order[wanted[order >> _BIN_SHIFT]])
+        for _, decisive, order in self._pieces():
+            others = order[decisive >= self._bound]
+            found.append(others[wanted[others >> _BIN_SHIFT]])
         return np.asarray(np.sort(np.concatenate(found))[sizes - passed_over - 1])
 
 
 def hold_out(sources: Sequence[Source], share: float, seed: int) -> HeldOut:
     """Choose the rows to hold out: by label where there are labels, else by id, else by number.
 
-    Labels or ids are read, embeddings are not. Memory is bounded.
+    Labels or ids are read, embeddings are not. Memory is bounded. Masked rows are left out.
 
     Parameters
     ----------
@@ -117,19 +120,20 @@ def hold_out(sources: Sequence[Source], share: float, seed: int) -> HeldOut:
     """
     _check(share, seed)
     by, draw = _drawer(sources, int(seed))
-    all_rows = sources[0].rows
-    bound = _bound(by, draw, all_rows, float(share))
+    pieces = partial(_pieces, sources, draw)
+    bound = _bound(by, pieces, float(share))
+    all_rows = 0
     histogram = np.zeros(_BINS, np.int64)
     candidates = np.zeros((2, 0), np.uint64), np.zeros(0, np.int64)
-    for start, stop in _pieces(all_rows):
-        decisive, order = draw(start, stop)
+    for numbers, decisive, order in pieces():
         held = decisive < bound
+        all_rows += len(numbers)
         histogram += np.bincount((order[~held] >> _BIN_SHIFT).astype(np.int64), minlength=_BINS)
         if by == "labels":
             hashes = np.stack([decisive[held], order[held]])
             candidates = _to_be_scored(
                 np.concatenate([candidates[0], hashes], axis=1),
-                np.concatenate([candidates[1], start + np.flatnonzero(held)]),
+                np.concatenate([candidates[1], numbers[held]]),
             )
     training = int(histogram.sum())
     if min(training, all_rows - training) < 2:
@@ -139,7 +143,7 @@ def hold_out(sources: Sequence[Source], share: float, seed: int) -> HeldOut:
             "another share or seed"
         )
     return HeldOut(
-        by, all_rows - training, training, np.sort(candidates[1]), all_rows, bound, draw, histogram
+        by, all_rows - training, training, np.sort(candidates[1]), bound, draw, pieces, histogram
     )
 
 
@@ -179,7 +183,7 @@ def _mixed(keys: _Hashes | np.uint64) -> _Hashes:
     return np.asarray(z ^ (z >> np.uint64(31)))
 
 
-def _bound(by: str, draw: _Draw, rows: int, share: float) -> np.uint64:
+def _bound(by: str, pieces: _Pieces, share: float) -> np.uint64:
     """Return the hash below which rows are held out.
 
     Of few labels, their very share, and two at the least, for pairs need two people; of many,
@@ -189,10 +193,12 @@ def _bound(by: str, draw: _Draw, rows: int, share: float) -> np.uint64:
     if by != "labels":
         return by_chance
     labels = np.zeros(0, np.uint64)
-    for start, stop in _pieces(rows):
-        labels = np.union1d(labels, draw(start, stop)[0])
+    for _, decisive, _ in pieces():
+        labels = np.union1d(labels, decisive)
         if len(labels) > _FEW_LABELS:
             return by_chance
+    if not len(labels):
+        return by_chance
     count = min(max(2, round(share * len(labels))), len(labels) - 1)
     return np.uint64(labels[count])
 
@@ -212,5 +218,13 @@ def _to_be_scored(
     return hashes[:, kept], rows[kept]
 
 
-def _pieces(rows: int) -> Iterator[tuple[int, int]]:
-    return ((start, min(start + _COLUMN_ROWS, rows)) for start in range(0, rows, _COLUMN_ROWS))
+def _pieces(
+    sources: Sequence[Source], draw: _Draw
+) -> Iterator[tuple[NDArray[np.int64], _Hashes, _Hashes]]:
+    rows = sources[0].rows
+    for start in range(0, rows, _COLUMN_ROWS):
+        stop = min(start + _COLUMN_ROWS, rows)
+        masked = masked_rows(sources, start, stop)
+        own = slice(None) if masked is None else ~masked
+        decisive, order = draw(start, stop)
+        yield np.arange(start, stop)[own], decisive[own], order[own]

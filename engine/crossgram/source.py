@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -29,6 +29,7 @@ __all__ = [
     "SourceLike",
     "check_matrix",
     "check_npy_size",
+    "masked_rows",
     "open_source",
     "raw_reader",
     "read_npy_header",
@@ -61,6 +62,8 @@ class Source:
         `read(start, out)` fills `out` (any number of rows, dim) with the rows from `start`.
     ids, labels : Column or None
         One value per row.
+    masked : Column or None
+        Which rows hold no embedding.
     origin : RowFile or ndarray of int, shape (rows,), or None
         Which row of what `label` names each row is, where rows were joined in another order.
     """
@@ -73,6 +76,7 @@ class Source:
     read: Callable[[int, NDArray[Any]], None]
     ids: Column | None = None
     labels: Column | None = None
+    masked: Column | None = None
     origin: RowFile | NDArray[np.int64] | None = None
 
     def row_numbers(self, start: int, stop: int) -> NDArray[np.int64]:
@@ -118,6 +122,18 @@ def open_source(given: SourceLike, name: str = "array") -> Source:
     return _from_array(array, name)
 
 
+def masked_rows(sources: Sequence[Source], start: int, stop: int) -> NDArray[np.bool_] | None:
+    """Tell which of the rows `start` to `stop` hold no embedding in some of paired sources.
+
+    Returns
+    -------
+    ndarray of bool, shape (stop - start,), or None
+        None where no source has a mask.
+    """
+    masks = [source.masked.read(start, stop) for source in sources if source.masked is not None]
+    return np.logical_or.reduce(masks) if masks else None
+
+
 def _open_path(path: Path) -> Source:
     if path.is_file() and path.suffix == ".npy":
         return _from_npy(path)
@@ -142,6 +158,7 @@ def _from_store(store: EmbeddingStore) -> Source:
         read=store.read,
         ids=store.ids,
         labels=store.labels,
+        masked=store.masked,
     )
 
 

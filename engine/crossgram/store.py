@@ -29,7 +29,7 @@ __all__ = ["Column", "EmbeddingStore"]
 
 @dataclass(frozen=True)
 class Column:
-    """Ids or labels of a store: one value per row, read by range."""
+    """Ids, labels or mask of a store: one value per row, read by range."""
 
     array: Any
     label: str
@@ -57,10 +57,10 @@ class Column:
 
 @dataclass(frozen=True)
 class EmbeddingStore:
-    """n x d embeddings of one network, with optional ids and labels, and what made them.
+    """n x d embeddings of one network, with optional ids, labels and mask, and what made them.
 
-    On disk: a Zarr v3 group with the arrays `embeddings` (n, d), `ids` (n,) and `labels` (n,),
-    and the attribute `crossgram` with the format version and the provenance.
+    On disk: a Zarr v3 group with the arrays `embeddings` (n, d), `ids` (n,), `labels` (n,) and
+    `masked` (n,), and the attribute `crossgram` with the format version and the provenance.
 
     Attributes
     ----------
@@ -70,6 +70,9 @@ class EmbeddingStore:
         The rows.
     ids, labels : Column or None
         One value per row, text or integers.
+    masked : Column or None
+        Which rows hold no embedding, as their image could not be used; their values are NaN. So
+        every network's store of the same images has the same rows.
     provenance : mapping
         What made the embeddings, as given to `create`.
 
@@ -89,6 +92,7 @@ class EmbeddingStore:
     embeddings: Any
     ids: Column | None = None
     labels: Column | None = None
+    masked: Column | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -144,14 +148,15 @@ class EmbeddingStore:
             embeddings=_member(node, "embeddings", path),
             ids=_column(node, "ids", path),
             labels=_column(node, "labels", path),
+            masked=_column(node, "masked", path),
             provenance=attributes.get("provenance", {}),
         )
         store._check_structure()
         for name in attributes.get("columns", ()):
             if getattr(store, str(name), None) is None:
                 raise CorruptDataError(
-                    f"{path}: its {name} are missing; restore them from a copy or make the store "
-                    "again"
+                    f"{path}: its array {str(name)!r} is missing; restore it from a copy or make "
+                    "the store again"
                 )
         return store
 
@@ -216,18 +221,22 @@ class EmbeddingStore:
             seal(group, writer.columns, provenance or {})
 
     def validate(self) -> None:
-        """Read and check every chunk, and that no id occurs twice.
+        """Read and check every chunk, that masked rows hold NaN, and that no id occurs twice.
 
         Raises
         ------
         CorruptDataError
-            Naming the first chunk that is missing or damaged.
+            Naming the first chunk that is missing or damaged, or masked row that holds values.
         InputError
             Naming the first id that occurs twice.
         """
+        masked = None if self.masked is None else self.masked.read(0, self.rows)
         for start in range(0, self.rows, self.chunk_rows):
             stop = min(start + self.chunk_rows, self.rows)
-            self.read(start, np.empty((stop - start, self.dim), self.dtype))
+            rows = np.empty((stop - start, self.dim), self.dtype)
+            self.read(start, rows)
+            if masked is not None:
+                self._check_masked(rows, np.flatnonzero(masked[start:stop]), start)
         if self.labels is not None:
             self.labels.read(0, self.rows)
         if self.ids is not None:
@@ -241,6 +250,14 @@ class EmbeddingStore:
                     f"in row {first[where]}; ids name one image each"
                 )
 
+    def _check_masked(self, rows: NDArray[Any], masked: NDArray[np.int64], start: int) -> None:
+        hidden = masked[~np.isnan(rows[masked]).all(axis=1)]
+        if len(hidden):
+            raise CorruptDataError(
+                f"{self.path}: row {start + hidden[0]} is masked but holds values, expected NaN "
+                "only; restore the store from a copy or make it again"
+            )
+
     def _check_structure(self) -> None:
         if not isinstance(self.provenance, Mapping) or not is_json(self.provenance):
             raise CorruptDataError(f"{self.path}: its provenance is not a JSON object of values")
@@ -251,7 +268,7 @@ class EmbeddingStore:
                 "expected rows x columns of floats, at least one of each"
             )
         check_array(array, str(self.path))
-        for column in (self.ids, self.labels):
+        for column in (self.ids, self.labels, self.masked):
             if column is None:
                 continue
             check_array(column.array, column.label)
@@ -260,6 +277,11 @@ class EmbeddingStore:
                     f"{column.label} has shape {column.array.shape}, embeddings has "
                     f"{self.rows} rows; expected one value per row"
                 )
+        if self.masked is not None and self.masked.array.dtype != np.bool_:
+            raise CorruptDataError(
+                f"{self.masked.label} has dtype {self.masked.array.dtype}, expected bool; restore "
+                "the store from a copy or make it again"
+            )
 
 
 def _member(group: zarr.Group, name: str, path: str | Path) -> zarr.Array[Any]:

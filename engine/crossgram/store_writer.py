@@ -1,4 +1,4 @@
-"""Writing embedding stores: rows gathered into whole chunks, ids and labels beside them."""
+"""Writing embedding stores: rows gathered into whole chunks, their columns beside them."""
 
 from __future__ import annotations
 
@@ -64,6 +64,11 @@ class Layout:
         """Rows of one stored object, which is written as a whole."""
         return self.shard_rows or self.chunk_rows
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of an embedding."""
+        return self.dim * self.dtype.itemsize
+
     @classmethod
     def of(
         cls,
@@ -119,13 +124,15 @@ def seal(group: zarr.Group, columns: Sequence[str], provenance: Mapping[str, Any
     }
 
 
-def create_column(group: zarr.Group, name: str, dtype: Any) -> zarr.Array[Any]:
-    """Create an empty array with one value per row in a group."""
+def create_column(
+    group: zarr.Group, name: str, dtype: Any, shape: tuple[int, ...] = ()
+) -> zarr.Array[Any]:
+    """Create an empty array in a group, whose rows are of some shape: single values, as it is."""
     return _create_array(
         group,
         name,
-        shape=(0,),
-        chunks=(_COLUMN_CHUNK_ROWS,),
+        shape=(0, *shape),
+        chunks=(_COLUMN_CHUNK_ROWS, *shape),
         dtype=dtype,
         compressors=compressors("zstd"),
     )
@@ -146,13 +153,18 @@ class StoreWriter:
 
     @property
     def columns(self) -> list[str]:
-        """Which of ids and labels the rows have."""
+        """Which of ids, labels and mask the rows have."""
         return [name for name, column in self._columns.items() if column is not None]
 
     def append(
-        self, block: ArrayLike, *, ids: ArrayLike | None = None, labels: ArrayLike | None = None
+        self,
+        block: ArrayLike,
+        *,
+        ids: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        masked: ArrayLike | None = None,
     ) -> None:
-        """Append rows, with their ids and labels where the store has them.
+        """Append rows, with their ids, labels and mask where the store has them.
 
         Parameters
         ----------
@@ -160,6 +172,8 @@ class StoreWriter:
             Embeddings; cast to the store's dtype.
         ids, labels : array, shape (rows,), optional
             Text or integers. Either all appends of a store give them or none does.
+        masked : array of bool, shape (rows,), optional
+            Which rows hold no embedding; their values must be NaN. All appends or none, as well.
         """
         values = np.asarray(block)
         dim = self._embeddings.array.shape[1]
@@ -173,8 +187,9 @@ class StoreWriter:
             return
         columns = {
             name: self._checked_column(name, given, len(values))
-            for name, given in (("ids", ids), ("labels", labels))
+            for name, given in (("ids", ids), ("labels", labels), ("masked", masked))
         }
+        _check_masked_rows(values, columns["masked"])
         for name, column in columns.items():
             if name not in self._columns:
                 self._columns[name] = None if column is None else self._new_column(name, column)
@@ -189,7 +204,7 @@ class StoreWriter:
             raise InputError(f"append: {name} given for some rows only; give all or none")
         if given is None:
             return None
-        values = _column_values(name, given)
+        values = _mask_values(given) if name == "masked" else _column_values(name, given)
         if values.shape != (rows,):
             raise InputError(f"append: {name} has shape {values.shape}, the block has {rows} rows")
         if earlier is not None and values.dtype.kind != earlier.array.dtype.kind:
@@ -290,6 +305,26 @@ def _write_rows(array: zarr.Array[Any]) -> int:
     unit = chunk_rows(array)
     row_bytes = array.shape[1] * array.dtype.itemsize
     return unit * max(1, _WRITE_BYTES // (unit * row_bytes))
+
+
+def _check_masked_rows(values: NDArray[Any], masked: NDArray[np.bool_] | None) -> None:
+    """Refuse to mask a row that holds values, so that none is given up unseen."""
+    if masked is None or not masked.any():
+        return
+    hidden = masked & ~np.isnan(values).all(axis=1)
+    if hidden.any():
+        row = int(np.argmax(hidden))
+        raise InputError(
+            f"append: row {row} of the block is masked but holds values, first "
+            f"{values[row][~np.isnan(values[row])][0]}; fill masked rows with NaN"
+        )
+
+
+def _mask_values(given: ArrayLike) -> NDArray[np.bool_]:
+    values = np.asarray(given)
+    if values.dtype.kind != "b":
+        raise InputError(f"append: masked of dtype {values.dtype} given, expected booleans")
+    return values
 
 
 def _column_values(name: str, given: ArrayLike) -> NDArray[Any]:

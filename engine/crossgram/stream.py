@@ -9,12 +9,13 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.blas_threads import one_blas_thread
 from crossgram.kernels import numpy as kernels
 from crossgram.plan import Plan, Segment
-from crossgram.source import Source
+from crossgram.source import Source, masked_rows
 
 __all__ = ["Block", "StreamFailure", "read_blocks", "stream_segments"]
 
@@ -33,12 +34,15 @@ class Block:
         Which rows.
     segment : Segment
         What they are part of.
+    masked : ndarray of bool, shape (stop - start,), or None
+        Which of them hold no embedding in some source; None where no source has a mask.
     """
 
     rows: list[NDArray[Any]]
     start: int
     stop: int
     segment: Segment
+    masked: NDArray[np.bool_] | None = None
 
     @property
     def is_last(self) -> bool:
@@ -95,7 +99,8 @@ def read_blocks(
                     source.read(start, array)
                 if check is not None:
                     check(start, stop)
-                full.put((slot, Block(rows, start, stop, segment)))
+                masked = masked_rows(sources, start, stop)
+                full.put((slot, Block(rows, start, stop, segment, masked)))
             full.put(None)
         except BaseException as error:  # noqa: BLE001  (raised again by the consumer)
             full.put(StreamFailure(position, error))

@@ -21,7 +21,7 @@ __all__ = ["command"]
 @overwrite_option
 @computes
 def command(map_file: str, x: str, out: str, overwrite: bool, as_json: bool, **layout: Any) -> None:
-    """Map every row of X with MAP into the new store OUT; ids and labels come along.
+    """Map every row of X with MAP into the new store OUT; ids, labels and mask come along.
 
     \b
     Example:  crossgram apply a-to-b.safetensors a.zarr a-in-b.zarr

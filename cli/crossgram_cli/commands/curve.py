@@ -172,7 +172,7 @@ def _facts(curve: LearningCurve) -> list[tuple[str, str]]:
 
     rows = f"{curve.training_rows:,}, and {curve.held_out_rows:,} held out by {curve.held_out_by}"
     if curve.skipped:
-        rows += f" ({curve.skipped:,} more left out, not finite)"
+        rows += f" ({curve.skipped:,} more left out, masked or not finite)"
     ends = (f"{space.name} ({space.dim})" for space in (curve.source, curve.target))
     facts = [("from, to", " to ".join(ends)), ("rows", rows)]
     if curve.scored_rows:

@@ -16,7 +16,7 @@ __all__ = ["command"]
 @click.option(
     "--validate",
     is_flag=True,
-    help="Read everything; of a store, check that no id occurs twice as well.",
+    help="Read everything; of a store, check that no id occurs twice and masked rows hold NaN.",
 )
 @computes
 def command(path: str, validate: bool, as_json: bool) -> None:

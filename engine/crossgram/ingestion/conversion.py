@@ -59,7 +59,7 @@ def ingest(
           subfolder (`img_emb/img_emb_0.npy`), their columns in `metadata/metadata_0.parquet`
         - an HDF5 file (.h5, .hdf5, .hdf)
         - a Parquet file (.parquet, .pq) or a folder of them, with a column of lists of floats
-        - a Zarr array or group, v2 or v3; an embedding store keeps its ids and labels
+        - a Zarr array or group, v2 or v3; an embedding store keeps its ids, labels and mask
     out : path
         The new store; it appears when it is complete.
     ids, labels : str or path, optional
@@ -125,7 +125,11 @@ def ingest(
     ) as writer:
         columns = {
             name: Cursor(values)
-            for name, values in (("ids", table.ids), ("labels", table.labels))
+            for name, values in (
+                ("ids", table.ids),
+                ("labels", table.labels),
+                ("masked", table.masked),
+            )
             if values is not None
         }
         row_bytes = table.embeddings.dim * table.embeddings.dtype.itemsize

@@ -1,4 +1,4 @@
-"""What every format is opened as: embeddings with ids and labels, read in pieces."""
+"""What every format is opened as: embeddings with their columns, read in pieces."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Values:
-    """Ids or labels, one per row."""
+    """Ids, labels or mask, one value per row."""
 
     label: str
     rows: int
@@ -75,6 +75,7 @@ class Table:
     embeddings: Matrix
     ids: Values | None = None
     labels: Values | None = None
+    masked: Values | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -33,7 +33,7 @@ def open_table(path: Path, names: Names) -> Table:
             )
         return Table("zarr", _matrix(open_source(path)))
     arrays = _arrays(path, node)
-    if "crossgram" in node.attrs and names.embeddings is None:
+    if "crossgram" in node.attrs and names.embeddings in (None, "embeddings"):
         return _open_store(EmbeddingStore.open(path), arrays, names)
     candidates = [key for key, a in arrays.items() if a.ndim == 2 and a.dtype.kind == "f"]
     chosen = choose(str(path), names.embeddings, candidates, _kinds(arrays))
@@ -51,6 +51,7 @@ def _open_store(store: EmbeddingStore, arrays: dict[str, zarr.Array[Any]], names
         _matrix(open_source(store)),
         ids=_named(store.path, arrays, names.ids) or _values(store.ids),
         labels=_named(store.path, arrays, names.labels) or _values(store.labels),
+        masked=_values(store.masked),
         provenance=store.provenance,
     )
 
