@@ -1,0 +1,1 @@
+"""Networks: named by a spec, loaded where they are to run."""
