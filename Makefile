@@ -13,6 +13,8 @@ env: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	# without what they ask for: this torchvision asks for a torch with CUDA
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps torchvision timm
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 

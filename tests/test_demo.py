@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import torch
 from command_line import ENTRY, crossgram, interrupted, refused
 from PIL import Image
+from strategies import rows_of
 
 import crossgram as cg
 from crossgram.demonstration import (
@@ -27,8 +29,8 @@ from crossgram.demonstration.digits import RECIPE, load_digits
 from crossgram.demonstration.experiment import unmapped
 from crossgram.demonstration.networks import NAMES, build
 from crossgram.demonstration.training import one_thread, train
-from crossgram.extraction import find_images, load_image
 from crossgram.heads import ClassifierHead
+from crossgram.images import open_collection
 from crossgram.verification import OperatingPoint
 from crossgram_cli.commands.demo import _text
 
@@ -37,13 +39,13 @@ class TestDigits:
     def test_every_grey_value_survives_the_file(self, tmp_path: Path) -> None:
         digits = load_digits()
         digits.write(tmp_path, {"some": np.arange(0, 1797, 100)})
-        files = find_images(tmp_path / "some")
-        assert len(files) == 18
-        for file in files:
-            number = int(file.path.stem)
-            np.testing.assert_array_equal(np.asarray(Image.open(file.path)), digits.images[number])
-            assert file.label == str(digits.labels[number])
-            assert load_image(file.path, RECIPE).shape == (1, 8, 8)
+        entries = list(open_collection(tmp_path / "some").entries())
+        assert len(entries) == 18
+        for entry in entries:
+            file = tmp_path / "some" / entry.id
+            number = int(file.stem)
+            np.testing.assert_array_equal(np.asarray(Image.open(file)), digits.images[number])
+            assert entry.label == str(digits.labels[number])
         assert sorted(np.unique(digits.images)) == [15 * level for level in range(17)]
 
     def test_a_third_of_every_digit_is_held_out(self) -> None:
@@ -122,7 +124,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     folder = tmp_path_factory.mktemp("demo")
     earlier = folder / "crossgram-demo"
     (earlier / "closed-set" / "images" / "of-old").mkdir(parents=True)
-    (earlier / "demo.json").write_text('{"contents": ["closed-set", "closed-set/images"]}')
+    contents = ["closed-set", "closed-set/images", "closed-set/images/of-old"]
+    (earlier / "demo.json").write_text(json.dumps({"contents": contents}))
     done = crossgram("demo", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -176,32 +179,34 @@ class TestStory:
     def test_no_image_was_both_learnt_and_held_out(self, made: tuple) -> None:
         for half in ("closed-set", "open-set"):
             learnt, held_out = (
-                {file.path.name for file in find_images(made[0] / "crossgram-demo" / half / part)}
+                {file.name for file in (made[0] / "crossgram-demo" / half / part).rglob("*.png")}
                 for part in ("images/learnt", "images/held-out")
             )
             assert not learnt & held_out
             assert len(learnt | held_out) == 1797
         folder = made[0] / "crossgram-demo" / "open-set" / "images"
-        assert {file.label for file in find_images(folder / "learnt")} == set("0123456")
-        assert {file.label for file in find_images(folder / "held-out")} == set("789")
+        assert {path.name for path in (folder / "learnt").iterdir()} == set("0123456")
+        assert {path.name for path in (folder / "held-out").iterdir()} == set("789")
 
     def test_the_files_are_what_the_figures_say(self, made: tuple) -> None:
         folder = made[0] / "crossgram-demo" / "closed-set"
-        store = cg.EmbeddingStore.open(folder / "a-held-out.zarr")
+        store = cg.EmbeddingStore.open(folder / "held-out" / "a.zarr")
         rows = np.empty((store.rows, store.dim), np.float32)
         store.read(0, rows)
         assert store.labels is not None
         labels = store.labels.read(0, store.rows).astype(int)
         mapped = cg.LinearMap.load(folder / "a-to-b.safetensors").apply(rows)
-        logits = ClassifierHead.load(folder / "b-head.safetensors").logits(mapped)
+        logits = ClassifierHead.load(folder / "held-out" / "b.head.safetensors").logits(mapped)
         accuracy = np.mean(logits.argmax(axis=1) == labels)
         assert accuracy == made[1]["closed_set"]["mapped"]["a"]
 
     def test_the_stores_name_images_that_are_there(self, made: tuple) -> None:
-        store = cg.EmbeddingStore.open(made[0] / "crossgram-demo" / "open-set" / "b-learnt.zarr")
+        store = cg.EmbeddingStore.open(
+            made[0] / "crossgram-demo" / "open-set" / "learnt" / "b.zarr"
+        )
         assert store.ids is not None
-        images = made[0] / store.provenance["images"]
-        assert [file.id for file in find_images(images)] == list(store.ids.read(0, store.rows))
+        images = open_collection(made[0] / store.provenance["images"])
+        assert [entry.id for entry in images.entries()] == list(store.ids.read(0, store.rows))
 
     def test_a_demo_with_something_of_the_user_in_it_is_kept(
         self, made: tuple, tmp_path: Path
@@ -218,14 +223,22 @@ class TestStory:
         self, made: tuple, tmp_path: Path
     ) -> None:
         shutil.copytree(made[0] / "crossgram-demo", tmp_path / "crossgram-demo")
-        lines = _text(restored(made[1]), "crossgram").splitlines()
+        text = _text(restored(made[1]), "crossgram")
+        lines = text.splitlines()
         assert max(map(len, lines)) < 120
         fitted = next(line for line in lines if "through the fitted map" in line)
         for name in NAMES:
             assert f"{100 * made[1]['closed_set']['mapped'][name]:.1f} %" in fitted
         across = next(line for line in lines if line.startswith("   A through the map"))
         assert f"{made[1]['open_set']['mapped']['area_under_curve']:.3f}" in across
-        suggested = [line.split()[1:] for line in lines if line.startswith("  crossgram ")]
-        assert len(suggested) == 2
+        commands = text.replace("\\\n", "").splitlines()
+        suggested = [shlex.split(line)[1:] for line in commands if line.startswith("  crossgram ")]
+        assert [arguments[0] for arguments in suggested] == ["inspect", "apply", "extract"]
         for arguments in suggested:
             assert crossgram(*arguments, cwd=tmp_path).returncode == 0
+        again, first = (
+            cg.EmbeddingStore.open(tmp_path / path)
+            for path in ("a-again.zarr", "crossgram-demo/closed-set/held-out/a.zarr")
+        )
+        # float32 sums, in batches of another size
+        np.testing.assert_allclose(rows_of(again), rows_of(first), rtol=1e-4, atol=1e-5)

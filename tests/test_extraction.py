@@ -1,74 +1,56 @@
-"""From a folder of image files to a store, row by row."""
+"""From images to stores, row by row, whatever happens on the way."""
 
 from __future__ import annotations
 
-import os
+import csv
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from photographs import DIM, IDS, RECIPE, network, one_at_a_time, write_images
 from PIL import Image
 from strategies import rows_of
 
 import crossgram as cg
-from crossgram.extraction import Recipe, extract, find_images, load_image
-
-RECIPE = Recipe((8, 6), 3, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-DIM = 5
-IDS = sorted([f"{person}/{number}.png" for person in ("ann", "bob", "zoe") for number in range(7)])
-
-
-def network() -> torch.nn.Module:
-    """A small network whose rows depend on its mode: with batch norm and dropout."""
-    generator = torch.Generator().manual_seed(0)
-    model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3),
-        torch.nn.BatchNorm2d(4),
-        torch.nn.ReLU(),
-        torch.nn.Dropout(0.5),
-        torch.nn.Flatten(),
-        torch.nn.Linear(4 * 6 * 4, DIM),
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.3, generator=generator)
-    return model
+from crossgram.extraction import extract, extract_with_report
+from crossgram.extraction.batches import BatchRanges
+from crossgram.networks.loading import GivenNetwork
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Three people's images, some of another size than the recipe's, written in another order."""
-    rng = np.random.default_rng(0)
-    for number, name in enumerate(reversed(IDS)):
-        file = tmp_path / "images" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        height, width = (8, 6) if number % 3 else (11, 17)
-        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(file)
-    return tmp_path / "images"
+    return write_images(tmp_path / "images", IDS)
 
 
-def one_at_a_time(images: Path, model: torch.nn.Module) -> np.ndarray:
-    """The obviously right way: Pillow and the formula of the recipe, image by image."""
-    model.eval()
-    rows = []
-    for name in IDS:
-        image = Image.open(images / name).resize((6, 8), Image.Resampling.BILINEAR)
-        pixels = (np.asarray(image) / 255 - RECIPE.mean) / RECIPE.scale
-        batch = torch.from_numpy(pixels.transpose(2, 0, 1)[None]).float()
-        rows.append(model(batch).detach().numpy()[0])
-    return np.array(rows)
+def masked(store: cg.EmbeddingStore) -> np.ndarray:
+    assert store.masked is not None
+    return store.masked.read(0, store.rows)
+
+
+def two_networks() -> list[GivenNetwork]:
+    grey = cg.Recipe((4, 4), 1, (0.5,), (0.25,))
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3, bias=False))
+    with torch.no_grad():
+        flat[1].weight.normal_(generator=torch.Generator().manual_seed(1))
+    return [GivenNetwork("wide", network(), RECIPE), GivenNetwork("grey", flat, grey)]
 
 
 class TestRows:
-    @pytest.mark.parametrize("batch_size", [1, 4, 7, 21, 100])
+    @pytest.mark.parametrize("batch_size", [1, 4, 7, 21, 100, None])
     def test_equal_a_loop_over_single_images(
-        self, images: Path, tmp_path: Path, batch_size: int
+        self, images: Path, tmp_path: Path, batch_size: int | None
     ) -> None:
         store = extract(images, network(), tmp_path / "a", recipe=RECIPE, batch_size=batch_size)
         assert store.rows == len(IDS)
         # float32 sums of 96 products of order 1
-        np.testing.assert_allclose(rows_of(store), one_at_a_time(images, network()), atol=1e-5)
+        expected = one_at_a_time(images, network(), IDS)
+        np.testing.assert_allclose(rows_of(store), expected, atol=1e-5)
 
     def test_are_in_the_order_of_the_ids_and_labelled_by_folder(
         self, images: Path, tmp_path: Path
@@ -78,11 +60,30 @@ class TestRows:
         assert store.labels is not None
         assert list(store.ids.read(0, store.rows)) == IDS
         assert list(store.labels.read(0, store.rows)) == [name.split("/")[0] for name in IDS]
+        assert store.masked is None
 
-    def test_worker_processes_change_nothing(self, images: Path, tmp_path: Path) -> None:
-        alone = extract(images, network(), tmp_path / "a", recipe=RECIPE, batch_size=4)
-        helped = extract(images, network(), tmp_path / "b", recipe=RECIPE, batch_size=4, workers=2)
+    @pytest.mark.parametrize("decoders", [1, 3])
+    def test_decoding_processes_change_nothing(
+        self, images: Path, tmp_path: Path, decoders: int
+    ) -> None:
+        alone = extract(images, network(), tmp_path / "a", recipe=RECIPE, batch_size=4, decoders=0)
+        helped = extract(
+            images, network(), tmp_path / "b", recipe=RECIPE, batch_size=4, decoders=decoders
+        )
         np.testing.assert_array_equal(rows_of(alone), rows_of(helped))
+
+    @pytest.mark.parametrize(
+        "layout", [{"chunk_rows": 1}, {"chunk_rows": 5}, {"chunk_rows": 2, "shard_rows": 6}]
+    )
+    def test_the_layout_of_the_store_changes_nothing(
+        self, images: Path, tmp_path: Path, layout: dict[str, int]
+    ) -> None:
+        options: dict[str, Any] = {"recipe": RECIPE, "batch_size": 4, "decoders": 0}
+        plain = extract(images, network(), tmp_path / "a", **options)
+        laid_out = extract(images, network(), tmp_path / "b", **options, **layout)
+        np.testing.assert_allclose(rows_of(plain), rows_of(laid_out), atol=1e-5)
+        assert laid_out.chunk_rows == layout.get("shard_rows", layout["chunk_rows"])
+        laid_out.validate()
 
     def test_progress_ends_with_every_image(self, images: Path, tmp_path: Path) -> None:
         seen: list[cg.Progress] = []
@@ -96,19 +97,65 @@ class TestRows:
         )
         assert [report.rows for report in seen] == [8, 16, 21]
         assert {report.total_rows for report in seen} == {21}
+        assert seen[-1].bytes == 21 * DIM * 4
 
     def test_half_precision_is_stored_where_asked_for(self, images: Path, tmp_path: Path) -> None:
-        store = extract(images, network(), tmp_path / "a", recipe=RECIPE, dtype="float16")
-        wide = rows_of(extract(images, network(), tmp_path / "b", recipe=RECIPE))
+        options: dict[str, Any] = {"recipe": RECIPE, "batch_size": 8}
+        store = extract(images, network(), tmp_path / "a", dtype="float16", **options)
+        wide = rows_of(extract(images, network(), tmp_path / "b", **options))
         np.testing.assert_array_equal(rows_of(store), wide.astype(np.float16))
+
+    def test_a_small_set_is_cut_into_chunks_that_can_be_shared(self, tmp_path: Path) -> None:
+        names = [f"{number:03}.png" for number in range(130)]
+        folder = write_images(tmp_path / "many", names)
+        store = extract(folder, network(), tmp_path / "a", recipe=RECIPE, batch_size=32)
+        assert store.chunk_rows == 64
+        np.testing.assert_allclose(
+            rows_of(store), one_at_a_time(folder, network(), names), atol=1e-5
+        )
+
+
+class TestSeveralNetworks:
+    def test_give_the_stores_that_each_gives_alone(self, images: Path, tmp_path: Path) -> None:
+        together = extract_with_report(images, two_networks(), tmp_path / "both", batch_size=4)
+        assert list(together.stores) == ["wide", "grey"]
+        for one in two_networks():
+            alone = extract_with_report(images, [one], tmp_path / one.name, batch_size=4)
+            np.testing.assert_array_equal(
+                rows_of(alone.stores[one.name]), rows_of(together.stores[one.name])
+            )
+        assert together.stores["grey"].path == tmp_path / "both" / "grey.zarr"
+
+    def test_their_rows_are_the_same_images(self, images: Path, tmp_path: Path) -> None:
+        stores = extract_with_report(images, two_networks(), tmp_path / "both").stores
+        for store in stores.values():
+            assert store.ids is not None
+            assert list(store.ids.read(0, store.rows)) == IDS
+        fitted = cg.fit(*stores.values())
+        assert fitted.certificate is not None
+        assert fitted.certificate.rows == len(IDS)
+
+    def test_of_one_name_are_refused(self, images: Path, tmp_path: Path) -> None:
+        with pytest.raises(cg.InputError, match="2 networks are called 'wide'"):
+            extract_with_report(images, two_networks()[:1] * 2, tmp_path / "both")
+
+    def test_a_folder_of_them_can_be_overwritten_unless_something_was_added(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "both"
+        extract_with_report(images, two_networks(), out)
+        extract_with_report(images, two_networks(), out, overwrite=True)
+        (out / "notes.txt").write_text("mine")
+        with pytest.raises(cg.InputError, match="holds files that crossgram did not make"):
+            extract_with_report(images, two_networks(), out, overwrite=True)
+        assert (out / "notes.txt").exists()
 
 
 class TestProvenance:
     def test_says_what_made_the_rows(self, images: Path, tmp_path: Path) -> None:
-        model = network()
         facts = extract(
             images,
-            model,
+            network(),
             tmp_path / "a",
             recipe=RECIPE,
             network="tiny",
@@ -117,12 +164,9 @@ class TestProvenance:
         assert facts["network"] == "tiny"
         assert facts["images"] == str(images)
         assert facts["checkpoint"] == "tiny.pt"
-        assert facts["recipe"] == {
-            "size": [8, 6],
-            "channels": 3,
-            "mean": [0.5, 0.4, 0.3],
-            "scale": [0.2, 0.25, 0.3],
-        }
+        assert facts["recipe"] == RECIPE.to_dict()
+        assert facts["precision"] == "float32"
+        assert len(facts["images_sha256"]) == 64
 
     def test_the_digest_changes_with_one_weight_or_statistic(
         self, images: Path, tmp_path: Path
@@ -153,59 +197,168 @@ class TestNothingElseChanges:
         extract(images, model, tmp_path / "a", recipe=RECIPE)
         assert torch.equal(torch.get_rng_state(), before)
 
+    def test_nothing_is_left_but_the_store(self, images: Path, tmp_path: Path) -> None:
+        extract(images, network(), tmp_path / "a", recipe=RECIPE)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "images"]
+        names = {path.name for path in (tmp_path / "a").iterdir()}
+        assert names == {"zarr.json", "embeddings", "ids", "labels"}
 
-class TestRefusals:
-    @pytest.mark.parametrize("workers", [0, 1])
-    def test_a_broken_image_is_named_and_no_store_is_left(
-        self, images: Path, tmp_path: Path, workers: int
+
+def spoil(images: Path) -> dict[int, str]:
+    """Spoil some images; return their rows and what is said of them."""
+    whole = (images / IDS[3]).read_bytes()
+    (images / IDS[3]).write_bytes(whole[: len(whole) // 2])
+    (images / IDS[9]).write_bytes(b"")
+    (images / IDS[20]).write_text("not an image")
+    return {3: "cannot be decoded", 9: "the file is empty", 20: "in no image format"}
+
+
+class TestBadImages:
+    @pytest.mark.parametrize("decoders", [0, 2])
+    def test_are_masked_and_the_others_stay_as_they_are(
+        self, images: Path, tmp_path: Path, decoders: int
     ) -> None:
-        whole = (images / "bob/3.png").read_bytes()
-        (images / "bob/3.png").write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(cg.InputError, match=r"bob/3\.png: cannot be decoded") as caught:
+        options: dict[str, Any] = {"batch_size": 4, "decoders": decoders}
+        whole = extract_with_report(images, two_networks(), tmp_path / "whole", **options)
+        bad = spoil(images)
+        spoilt = extract_with_report(images, two_networks(), tmp_path / "spoilt", **options)
+        good = np.setdiff1d(np.arange(len(IDS)), list(bad))
+        for name, store in spoilt.stores.items():
+            assert np.flatnonzero(masked(store)).tolist() == list(bad)
+            rows = rows_of(store)
+            assert np.isnan(rows[list(bad)]).all()
+            np.testing.assert_array_equal(rows[good], rows_of(whole.stores[name])[good])
+            store.validate()
+        assert spoilt.bad_images == 3
+
+    def test_are_listed_with_the_reason(self, images: Path, tmp_path: Path) -> None:
+        bad = spoil(images)
+        report = extract_with_report(images, two_networks()[:1], tmp_path / "a.zarr")
+        assert report.bad_image_table == tmp_path / "a.bad-images.csv"
+        with report.bad_image_table.open() as file:
+            listed = list(csv.DictReader(file))
+        assert [(row["id"], int(row["row"])) for row in listed] == [(IDS[k], k) for k in bad]
+        for row, said in zip(listed, bad.values(), strict=True):
+            assert said in row["reason"]
+
+    def test_a_fit_leaves_them_out(self, images: Path, tmp_path: Path) -> None:
+        stores = extract_with_report(images, two_networks(), tmp_path / "whole").stores
+        x, y = (rows_of(store) for store in stores.values())
+        bad = list(spoil(images))
+        spoilt = extract_with_report(images, two_networks(), tmp_path / "spoilt").stores
+        fitted = cg.fit(*spoilt.values())
+        expected = cg.fit(np.delete(x, bad, 0), np.delete(y, bad, 0))
+        np.testing.assert_allclose(fitted.weight, expected.weight, rtol=1e-9)
+        assert fitted.certificate is not None
+        assert (fitted.certificate.rows, fitted.certificate.skipped) == (len(IDS) - 3, 3)
+
+    def test_a_table_of_an_earlier_run_does_not_stay(self, images: Path, tmp_path: Path) -> None:
+        spoil(images)
+        extract(images, network(), tmp_path / "a.zarr", recipe=RECIPE)
+        write_images(images, IDS)
+        extract(images, network(), tmp_path / "a.zarr", recipe=RECIPE, overwrite=True)
+        assert not (tmp_path / "a.bad-images.csv").exists()
+
+    @pytest.mark.parametrize("decoders", [0, 1])
+    def test_the_first_stops_the_run_if_asked_for(
+        self, images: Path, tmp_path: Path, decoders: int
+    ) -> None:
+        spoil(images)
+        with pytest.raises(cg.InputError, match=r"ann/3\.png: cannot be decoded") as caught:
             extract(
                 images,
                 network(),
                 tmp_path / "a",
                 recipe=RECIPE,
                 batch_size=4,
-                workers=workers,
+                decoders=decoders,
+                on_bad_image="stop",
             )
         assert "Traceback" not in str(caught.value)
-        assert list(tmp_path.iterdir()) == [images]
+        assert not (tmp_path / "a").exists()
 
-    def test_text_named_as_an_image_is_named(self, images: Path, tmp_path: Path) -> None:
-        (images / "bob/note.jpg").write_text("no image")
-        with pytest.raises(cg.InputError, match=r"bob/note\.jpg: cannot be decoded"):
+    def test_an_image_that_one_network_cannot_embed_is_masked_for_that_one(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        Image.new("RGB", (6, 8)).save(images / IDS[5])
+
+        class Dividing(torch.nn.Module):
+            def forward(self, batch: torch.Tensor) -> torch.Tensor:
+                pixels = batch.flatten(1)
+                return pixels / pixels.std(1, keepdim=True)
+
+        grey = cg.Recipe((8, 6), 1, (0.0,), (1.0,))
+        networks = [GivenNetwork("whole", network(), RECIPE), GivenNetwork("div", Dividing(), grey)]
+        report = extract_with_report(images, networks, tmp_path / "both")
+        assert report.stores["whole"].masked is None
+        assert np.flatnonzero(masked(report.stores["div"])).tolist() == [5]
+        assert report.bad_image_table is not None
+        assert "div gives NaN" in report.bad_image_table.read_text()
+
+    def test_values_too_large_for_the_store_are_not_stored_as_infinity(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        Image.new("RGB", (6, 8), "white").save(images / IDS[5])
+
+        class Growing(torch.nn.Module):
+            def forward(self, batch: torch.Tensor) -> torch.Tensor:
+                pixels = batch.flatten(1)[:, :3]
+                return torch.where(batch.mean((1, 2, 3), keepdim=False)[:, None] > 0.9, 1e9, pixels)
+
+        recipe = cg.Recipe((8, 6), 3, (0.0,) * 3, (1.0,) * 3)
+        store = extract(images, Growing(), tmp_path / "a", recipe=recipe, dtype="float16")
+        assert np.flatnonzero(masked(store)).tolist() == [5]
+
+    def test_a_network_that_gives_nothing_finite_stops_the_run(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        broken = network()
+        with torch.no_grad():
+            broken[5].bias[0] = float("nan")
+        with pytest.raises(cg.NonFiniteError, match=r"ann/0\.png: Sequential gives NaN"):
+            extract(images, broken, tmp_path / "a", recipe=RECIPE, batch_size=8)
+
+    @pytest.mark.parametrize("decoders", [0, 1])
+    def test_what_is_odd_in_a_file_is_not_worth_a_warning(
+        self,
+        images: Path,
+        tmp_path: Path,
+        decoders: int,
+        recwarn: pytest.WarningsRecorder,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        odd = Image.new("P", (6, 8))
+        odd.putpalette(bytes(range(255)))
+        odd.save(images / IDS[4], transparency=bytes([0, 50, 100]))
+        large = Image.new("1", (9500, 9500))
+        large.save(images / IDS[6])
+        store = extract(images, network(), tmp_path / "a", recipe=RECIPE, decoders=decoders)
+        assert np.flatnonzero(masked(store)).tolist() == [6]
+        assert not recwarn.list
+        assert capfd.readouterr().err == ""
+
+    def test_only_bad_images_are_refused(self, images: Path, tmp_path: Path) -> None:
+        for name in IDS:
+            (images / name).write_bytes(b"")
+        with pytest.raises(cg.InputError, match="none of the 21 images has an embedding"):
             extract(images, network(), tmp_path / "a", recipe=RECIPE)
 
-    def test_16_bit_images_are_refused_rather_than_clipped(self, tmp_path: Path) -> None:
-        Image.fromarray(np.full((8, 6), 40_000, np.uint16)).save(tmp_path / "deep.png")
-        with pytest.raises(cg.InputError, match=r"deep\.png: has values of more than 8 bits"):
-            load_image(tmp_path / "deep.png", RECIPE)
 
-    def test_a_folder_without_images_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "empty").mkdir()
-        (tmp_path / "empty" / "notes.txt").write_text("nothing here")
-        with pytest.raises(cg.InputError, match=r"empty: no images"):
-            extract(tmp_path / "empty", network(), tmp_path / "a", recipe=RECIPE)
-
-    def test_a_missing_folder_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(cg.InputError, match="no such folder"):
-            extract(tmp_path / "none", network(), tmp_path / "a", recipe=RECIPE)
-
+class TestRefusals:
     @pytest.mark.parametrize(
         ("model", "message"),
         [
-            (torch.nn.Conv2d(3, 4, 3), r"Conv2d: gave torch.float32 \(4, 4, 6, 4\)"),
-            (torch.nn.Flatten(0), r"Flatten: gave torch.float32 \(576,\)"),
-            (torch.nn.Conv2d(1, 4, 3), r"Conv2d: cannot take a batch of shape \(4, 3, 8, 6\)"),
+            (torch.nn.Conv2d(3, 4, 3), r"Conv2d: gave torch.float32 \(2, 4, 6, 4\)"),
+            (torch.nn.Flatten(0), r"Flatten: gave torch.float32 \(288,\)"),
+            (torch.nn.Conv2d(1, 4, 3), r"Conv2d: cannot take a batch of shape \(2, 3, 8, 6\)"),
         ],
     )
-    def test_networks_that_do_not_embed_are_refused(
+    def test_networks_that_do_not_embed_are_refused_before_anything_is_made(
         self, images: Path, tmp_path: Path, model: torch.nn.Module, message: str
     ) -> None:
         with pytest.raises(cg.InputError, match=message):
             extract(images, model, tmp_path / "a", recipe=RECIPE, batch_size=4)
+        assert list(tmp_path.iterdir()) == [images]
 
     def test_a_width_that_changes_is_refused(self, images: Path, tmp_path: Path) -> None:
         class Widening(torch.nn.Module):
@@ -217,29 +370,23 @@ class TestRefusals:
 
         with pytest.raises(cg.WidthMismatchError, match=r"shape \(4, 5\) for 4 images"):
             extract(images, Widening(), tmp_path / "a", recipe=RECIPE, batch_size=4)
-        assert list(tmp_path.iterdir()) == [images]
+        assert not (tmp_path / "a").exists()
 
     def test_rows_that_go_missing_are_noticed(self, images: Path, tmp_path: Path) -> None:
         class Losing(torch.nn.Module):
             def forward(self, batch: torch.Tensor) -> torch.Tensor:
                 return batch.flatten(1)[1:]
 
-        with pytest.raises(cg.WidthMismatchError, match="for 4 images"):
+        with pytest.raises(cg.WidthMismatchError, match="for 2 images"):
             extract(images, Losing(), tmp_path / "a", recipe=RECIPE, batch_size=4)
 
-    def test_an_image_without_a_finite_embedding_is_named(
-        self, images: Path, tmp_path: Path
-    ) -> None:
-        Image.new("RGB", (6, 8)).save(images / "bob" / "black.png")
+    def test_a_module_needs_a_recipe(self, images: Path, tmp_path: Path) -> None:
+        with pytest.raises(cg.InputError, match="recipe: none given"):
+            extract(images, network(), tmp_path / "a")
 
-        class Dividing(torch.nn.Module):
-            def forward(self, batch: torch.Tensor) -> torch.Tensor:
-                pixels = batch.flatten(1)
-                return pixels / pixels.std(1, keepdim=True)
-
-        grey = Recipe((8, 6), 1, (0.0,), (1.0,))
-        with pytest.raises(cg.NonFiniteError, match=r"bob/black\.png: Dividing gives NaN"):
-            extract(images, Dividing(), tmp_path / "a", recipe=grey)
+    def test_a_head_that_was_not_cut_off_is_refused(self, images: Path, tmp_path: Path) -> None:
+        with pytest.raises(cg.InputError, match="no classifier was cut off Sequential"):
+            extract(images, network(), tmp_path / "a", recipe=RECIPE, heads=True)
 
     def test_an_existing_output_is_kept(self, images: Path, tmp_path: Path) -> None:
         (tmp_path / "a").mkdir()
@@ -250,68 +397,201 @@ class TestRefusals:
         for out in (images, tmp_path):
             with pytest.raises(cg.InputError, match="would be replaced"):
                 extract(images, network(), out, recipe=RECIPE, overwrite=True)
-        assert len(find_images(images)) == len(IDS)
+        assert len(list(images.rglob("*.png"))) == len(IDS)
 
     @pytest.mark.parametrize(
-        "parts",
+        ("options", "message"),
         [
-            ((8, 8), 2, (0.0, 0.0), (1.0, 1.0)),
-            ((0, 8), 1, (0.0,), (1.0,)),
-            ((8, 8), 3, (0.0,), (1.0,)),
-            ((8, 8), 1, (0.0,), (0.0,)),
-            ((8, 8), 1, (float("nan"),), (1.0,)),
+            ({"batch_size": 0}, "batch_size: 0 given"),
+            ({"decoders": -1}, "decoders: -1 given"),
+            ({"precision": "half"}, "precision: 'half' given"),
+            ({"on_bad_image": "skip"}, "on_bad_image: 'skip' given"),
+            ({"dtype": "int8"}, "dtype: int8 given"),
+            ({"provenance": {"at": object()}}, "provenance: holds something that is not JSON"),
         ],
     )
-    def test_recipes_that_make_no_sense_are_refused(self, parts: tuple) -> None:
-        with pytest.raises(cg.InputError, match="recipe"):
-            Recipe(*parts)
+    def test_options_that_make_no_sense_are_refused(
+        self, images: Path, tmp_path: Path, options: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(cg.InputError, match=message):
+            extract(images, network(), tmp_path / "a", recipe=RECIPE, **options)
 
 
-class TestFindImages:
-    def test_hidden_and_other_files_are_no_images(self, images: Path) -> None:
-        (images / "bob" / "notes.txt").write_text("text")
-        (images / "bob" / "._1.png").write_bytes(b"what a Mac leaves")
-        (images / ".cache").mkdir()
-        (images / ".cache" / "1.png").write_bytes(b"")
-        assert [file.id for file in find_images(images)] == IDS
+@pytest.fixture
+def one_lane() -> Iterator[None]:
+    """Batches one after the other, in one network: what stops at a batch has done those before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
-    def test_linked_folders_count(self, images: Path, tmp_path: Path) -> None:
-        (images / "zoe").rename(tmp_path / "elsewhere")
-        (images / "zoe").symlink_to(tmp_path / "elsewhere")
-        assert [file.id for file in find_images(images)] == IDS
 
-    def test_the_first_folder_is_the_label(self, tmp_path: Path) -> None:
-        for name in ("bob/2019/1.PNG", "ann/1.jpeg"):
-            (tmp_path / name).parent.mkdir(parents=True)
-            Image.new("L", (4, 4)).save(tmp_path / name)
-        assert [(file.id, file.label) for file in find_images(tmp_path)] == [
-            ("ann/1.jpeg", "ann"),
-            ("bob/2019/1.PNG", "bob"),
+class StopsAt(torch.nn.Module):
+    """A network that is interrupted once it has been given so many images."""
+
+    def __init__(self, images: int, error: type[BaseException] = KeyboardInterrupt) -> None:
+        super().__init__()
+        self.inner, self.left, self.error = network(), images, error
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        self.left -= len(batch)
+        if self.left < 0:
+            raise self.error
+        rows: torch.Tensor = self.inner(batch)
+        return rows
+
+
+OPTIONS: dict[str, Any] = {"recipe": RECIPE, "chunk_rows": 3, "batch_size": 2, "decoders": 0}
+
+
+def begin(images: Path, out: Path, given: int = 13, **changes: Any) -> None:
+    """Embed some of the images, and be interrupted."""
+    with pytest.raises(KeyboardInterrupt):
+        extract(images, StopsAt(given), out, **{**OPTIONS, "network": "net", **changes})
+
+
+def resume(images: Path, out: Path, **changes: Any) -> cg.EmbeddingStore:
+    options = {**OPTIONS, "network": "net", **changes}
+    return extract(images, StopsAt(10_000), out, **options)
+
+
+@pytest.mark.usefixtures("one_lane")
+class TestResume:
+    def test_gives_what_a_run_without_interruption_gives(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        whole = resume(images, tmp_path / "whole")
+        begin(images, tmp_path / "a")
+        assert not (tmp_path / "a").exists()
+        resumed = resume(images, tmp_path / "a")
+        np.testing.assert_array_equal(rows_of(whole), rows_of(resumed))
+        assert whole.provenance == resumed.provenance
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "images", "whole"]
+
+    def test_does_not_embed_again_what_is_done(self, images: Path, tmp_path: Path) -> None:
+        begin(images, tmp_path / "a", given=14)
+        seen: list[cg.Progress] = []
+        model = StopsAt(2 + 9)
+        report = extract_with_report(
+            images,
+            [GivenNetwork("net", model, RECIPE)],
+            tmp_path / "a",
+            chunk_rows=3,
+            batch_size=2,
+            decoders=0,
+            progress=seen.append,
+        )
+        # two blank images at each start; twelve of 21 were embedded before, in tasks of three
+        assert (report.resumed_rows, model.left) == (12, 0)
+        assert seen[0].rows == 12
+
+    def test_bad_images_of_both_runs_are_masked(self, images: Path, tmp_path: Path) -> None:
+        bad = spoil(images)
+        begin(images, tmp_path / "a")
+        store = resume(images, tmp_path / "a")
+        assert np.flatnonzero(masked(store)).tolist() == list(bad)
+
+    def test_the_same_batch_size_is_found_again(self, images: Path, tmp_path: Path) -> None:
+        begin(images, tmp_path / "a")
+        record = json.loads((tmp_path / "a.partial" / "run.json").read_text())
+        record["batch_size"] = 5
+        (tmp_path / "a.partial" / "run.json").write_text(json.dumps(record))
+        report = extract_with_report(
+            images, [GivenNetwork("net", StopsAt(9_999), RECIPE)], tmp_path / "a", chunk_rows=3
+        )
+        assert report.batch_size == 5
+
+    def test_after_the_end_of_another_run_nothing_is_mixed(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        begin(images, tmp_path / "a")
+        with pytest.raises(cg.InputError, match=r'a\.partial: was begun with dtype "float32"'):
+            resume(images, tmp_path / "a", dtype="float16")
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"recipe": cg.Recipe((8, 6), 3, (0.5,) * 3, (0.2,) * 3)}, r"networks\.net\.recipe"),
+            ({"precision": "bfloat16"}, r"networks\.net\.precision"),
+            ({"chunk_rows": 4}, "layout"),
+            ({"on_bad_image": "stop"}, "on_bad_image"),
+            ({"network": "other"}, "networks"),
+        ],
+    )
+    def test_something_else_is_refused_and_named(
+        self, images: Path, tmp_path: Path, changes: dict[str, Any], message: str
+    ) -> None:
+        begin(images, tmp_path / "a")
+        with pytest.raises(cg.InputError, match=f"was begun with {message}"):
+            resume(images, tmp_path / "a", **changes)
+        assert rows_of(resume(images, tmp_path / "a")).shape == (21, DIM)
+
+    def test_other_weights_are_refused(self, images: Path, tmp_path: Path) -> None:
+        begin(images, tmp_path / "a")
+        other = StopsAt(999)
+        with torch.no_grad():
+            other.inner[5].bias[0] += 1
+        with pytest.raises(cg.InputError, match=r"networks\.net\.weights_sha256"):
+            extract(images, other, tmp_path / "a", network="net", **OPTIONS)
+
+    @pytest.mark.parametrize("change", ["added", "removed", "renamed"])
+    def test_other_images_are_refused(self, images: Path, tmp_path: Path, change: str) -> None:
+        begin(images, tmp_path / "a")
+        if change == "added":
+            Image.new("RGB", (6, 8)).save(images / "zoe" / "new.png")
+        elif change == "removed":
+            (images / IDS[-1]).unlink()
+        else:
+            (images / IDS[-1]).rename(images / "zoe" / "other.png")
+        with pytest.raises(cg.InputError, match="was begun with other images"):
+            resume(images, tmp_path / "a")
+
+    def test_restart_begins_anew(self, images: Path, tmp_path: Path) -> None:
+        begin(images, tmp_path / "a")
+        (images / IDS[-1]).unlink()
+        assert resume(images, tmp_path / "a", restart=True).rows == 20
+
+    def test_a_folder_of_somebody_else_is_never_cleared(self, images: Path, tmp_path: Path) -> None:
+        (tmp_path / "a.partial").mkdir()
+        (tmp_path / "a.partial" / "thesis.txt").write_text("mine")
+        with pytest.raises(cg.InputError, match=r"holds thesis\.txt, which no extraction made"):
+            resume(images, tmp_path / "a", restart=True)
+        assert (tmp_path / "a.partial" / "thesis.txt").exists()
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", '{"rows": "x"}', '{"rows": 21}'])
+    def test_a_damaged_record_is_named(self, images: Path, tmp_path: Path, content: str) -> None:
+        begin(images, tmp_path / "a")
+        (tmp_path / "a.partial" / "run.json").write_text(content)
+        with pytest.raises(cg.CorruptDataError, match=r"run\.json: cannot be read"):
+            resume(images, tmp_path / "a")
+
+    def test_two_runs_at_once_are_refused(self, images: Path, tmp_path: Path) -> None:
+        class Nested(StopsAt):
+            def forward(self, batch: torch.Tensor) -> torch.Tensor:
+                if (tmp_path / "a.partial" / "run.json").exists():
+                    with pytest.raises(cg.InputError, match="another extraction is at work"):
+                        resume(images, tmp_path / "a")
+                return super().forward(batch)
+
+        extract(images, Nested(10_000), tmp_path / "a", network="net", **OPTIONS)
+
+    def test_a_run_that_stopped_before_it_began_leaves_nothing_in_the_way(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        begin(images, tmp_path / "a")
+        (tmp_path / "a.partial" / "run.json").unlink()
+        assert resume(images, tmp_path / "a").rows == 21
+
+
+class TestBatchRanges:
+    @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 15), st.sets(st.integers(0, 39)))
+    def test_cover_the_rows_of_the_tasks_and_cross_no_border(
+        self, rows: int, task_rows: int, size: int, wanted: set[int]
+    ) -> None:
+        tasks = [task for task in range(-(-rows // task_rows)) if task in wanted]
+        expected = [
+            (start, min(start + size, stop))
+            for stop, first in ((min((t + 1) * task_rows, rows), t * task_rows) for t in tasks)
+            for start in range(first, stop, size)
         ]
-
-    def test_images_in_no_folder_have_no_labels(self, images: Path, tmp_path: Path) -> None:
-        store = extract(images / "bob", network(), tmp_path / "a", recipe=RECIPE)
-        assert store.labels is None
-        assert store.ids is not None
-        assert store.ids.read(0, 1)[0] == "0.png"
-
-    def test_labels_for_some_images_only_are_refused(self, images: Path) -> None:
-        Image.new("L", (4, 4)).save(images / "stray.png")
-        with pytest.raises(cg.InputError, match=r"stray\.png: lies in no folder"):
-            find_images(images)
-
-    def test_names_that_are_not_text_are_refused(self, images: Path) -> None:
-        Image.new("L", (4, 4)).save(images / "bob" / "new.png")
-        (images / "bob" / "new.png").rename(images / "bob" / os.fsdecode(b"\xff.png"))
-        with pytest.raises(cg.InputError, match="is not UTF-8"):
-            find_images(images)
-
-
-class TestLoadImage:
-    def test_a_camera_held_on_its_side_is_turned_upright(self, tmp_path: Path) -> None:
-        pixels = np.arange(48, dtype=np.uint8).reshape(6, 8)
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-        loaded = load_image(tmp_path / "turned.png", Recipe((8, 6), 1, (0.0,), (1.0,)))
-        np.testing.assert_allclose(loaded[0] * 255, np.rot90(pixels, -1), atol=1e-5)
+        assert list(BatchRanges(tasks, task_rows, rows, size)) == expected

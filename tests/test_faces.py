@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageOps
 from strategies import column_scaled_digits, rows_of
 
 import crossgram as cg
+from crossgram.networks.spec import NetworkSpec
 
 FACES = Path(
     os.environ.get("CROSSGRAM_FACES", Path(__file__).parents[2] / "shared" / "faces")
@@ -34,20 +34,6 @@ RECIPES = {
 FIT_PEOPLE = 11
 SHIFTS = ((0, 0), (4, 4), (-4, 2), (2, -4))
 RIDGE = 1.0
-
-
-class OnnxNetwork(torch.nn.Module):
-    """An ONNX network that takes one image at a time."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        onnxruntime = pytest.importorskip("onnxruntime")
-        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        self.input = self.session.get_inputs()[0].name
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        rows = [self.session.run(None, {self.input: one[None].numpy()})[0] for one in images]
-        return torch.from_numpy(np.concatenate(rows))
 
 
 def people() -> list[Path]:
@@ -76,13 +62,14 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (root / "held-out").mkdir()
     for folder in people()[FIT_PEOPLE:]:
         (root / "held-out" / folder.name).symlink_to(folder)
+    specs = [
+        NetworkSpec(name, "onnx", str(FACES / f"network_{name}.onnx"), recipe=recipe)
+        for name, recipe in RECIPES.items()
+    ]
     stores: dict[str, Any] = {}
-    for name, recipe in RECIPES.items():
-        network = OnnxNetwork(FACES / f"network_{name}.onnx")
-        for part in ("fit", "held-out"):
-            stores[f"{name} {part}"] = cg.extract(
-                root / part, network, root / f"{name}-{part}.zarr", recipe=recipe
-            )
+    for part in ("fit", "held-out"):
+        report = cg.extract_with_report(root / part, specs, root / f"{part}-stores")
+        stores |= {f"{name} {part}": store for name, store in report.stores.items()}
     return stores
 
 

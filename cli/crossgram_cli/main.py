@@ -11,12 +11,13 @@ from types import FrameType
 import click
 
 import crossgram
-from crossgram_cli.shared import debug_option
+from crossgram_cli.shared import INTERRUPTED, debug_option
 
 __all__ = ["cli", "main"]
 
 _COMMANDS = (
     "demo",
+    "extract",
     "ingest",
     "synth",
     "inspect",
@@ -30,7 +31,7 @@ _COMMANDS = (
     "curve",
     "apply",
 )
-_FAILED, _WRONG_INPUT, _INTERRUPTED = 1, 2, 130
+_FAILED, _WRONG_INPUT = 1, 2
 
 
 class _LazyGroup(click.Group):
@@ -81,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted: stopped; unfinished outputs were removed.", err=True)
-        status = _INTERRUPTED
+        status = INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         status = _FAILED

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from crossgram.progress import Progress
 
 __all__ = [
+    "INTERRUPTED",
     "check_reports",
     "computes",
     "debug_option",
@@ -27,6 +28,9 @@ __all__ = [
 ]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
 
 
 def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -94,17 +98,19 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
     from tqdm import tqdm
 
     bar: tqdm[Any] | None = None
-    stage = ""
+    stage, bytes_before = "", 0
 
     def show(progress: Progress) -> None:
-        nonlocal bar, stage
+        nonlocal bar, stage, bytes_before
         if bar is None or progress.stage != stage or progress.rows < bar.n:
             if bar is not None:
                 bar.close()
-            stage = progress.stage
+            stage, bytes_before = progress.stage, progress.bytes
             bar = tqdm(
                 desc=stage,
                 total=progress.total_rows,
+                # what was there when it began is not to count as speed
+                initial=progress.rows,
                 unit="row",
                 unit_scale=True,
                 dynamic_ncols=True,
@@ -114,7 +120,9 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
         bar.update(progress.rows - bar.n)
         elapsed = bar.format_dict["elapsed"]
         if elapsed and progress.bytes:
-            bar.set_postfix_str(f"{progress.bytes / 1e9 / elapsed:.2f} GB/s", refresh=False)
+            bar.set_postfix_str(
+                f"{(progress.bytes - bytes_before) / 1e9 / elapsed:.2f} GB/s", refresh=False
+            )
 
     try:
         yield show

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from crossgram.errors import RunError as RunError
     from crossgram.errors import WidthMismatchError as WidthMismatchError
     from crossgram.estimator import LeastSquares as LeastSquares
-    from crossgram.extraction import Recipe as Recipe
+    from crossgram.extraction import accumulate_images as accumulate_images
     from crossgram.extraction import extract as extract
+    from crossgram.extraction import extract_with_report as extract_with_report
     from crossgram.fitting import fit as fit
     from crossgram.fitting import fit_with_report as fit_with_report
     from crossgram.fitting import plan_fit as plan_fit
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from crossgram.heads import head_map as head_map
     from crossgram.heads import top_k_accuracy as top_k_accuracy
     from crossgram.history import Operation as Operation
+    from crossgram.images import Recipe as Recipe
     from crossgram.ingestion import ingest as ingest
     from crossgram.linear_map import LinearMap as LinearMap
     from crossgram.mapping import apply as apply
@@ -85,8 +87,9 @@ _HOME = {
     "RunError": "errors",
     "WidthMismatchError": "errors",
     "LeastSquares": "estimator",
+    "accumulate_images": "extraction",
     "extract": "extraction",
-    "Recipe": "extraction",
+    "extract_with_report": "extraction",
     "fit": "fitting",
     "fit_with_report": "fitting",
     "plan_fit": "fitting",
@@ -96,6 +99,7 @@ _HOME = {
     "ClassifierHead": "heads",
     "head_map": "heads",
     "top_k_accuracy": "heads",
+    "Recipe": "images",
     "ingest": "ingestion",
     "Operation": "history",
     "LinearMap": "linear_map",

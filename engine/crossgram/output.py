@@ -34,6 +34,7 @@ _SYNC_THREADS = 8
 _ZARR = ("zarr.json", ".zgroup", ".zarray")
 _STORE = {"zarr.json", "embeddings", "ids", "labels", "masked"}
 _PAIR = {"a.zarr", "b.zarr", "truth.safetensors"}
+_EXTRACTED = (".zarr", ".head.safetensors", "bad-images.csv", "extraction.json")
 """What is in the folders that crossgram makes, but for that of the demonstration."""
 
 
@@ -73,6 +74,8 @@ def _is_ours(folder: Path) -> bool:
     names = {child.name for child in folder.iterdir()}
     if "demo.json" in names:
         return True
+    if "extraction.json" in names:
+        return all(name.endswith(_EXTRACTED) for name in names)
     if names <= _STORE:
         metadata = folder / "zarr.json"
         return metadata.is_file() and b'"crossgram"' in metadata.read_bytes()
@@ -181,14 +184,14 @@ def _put_in_place(temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def run_errors(path: Path) -> Iterator[None]:
+def run_errors(path: Path, left: str = "nothing was left behind") -> Iterator[None]:
     """Turn what writing at `path` raises into `RunError`; a full disk is named as such."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RunError(
-                f"{path}: the disk is full; nothing was left behind, free some space and run again"
+                f"{path}: the disk is full; {left}, free some space and run again"
             ) from error
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
 

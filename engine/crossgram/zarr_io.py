@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 
 from crossgram.errors import CorruptDataError, InputError
+from crossgram.output import sync
 
 __all__ = [
     "MAX_CHUNK_BYTES",
@@ -31,6 +32,7 @@ __all__ = [
     "open_node",
     "read_rows",
     "stored_alike",
+    "sync_rows",
 ]
 
 MAX_CHUNK_BYTES = 1 << 30
@@ -170,6 +172,14 @@ def stored_alike(first: zarr.Array[Any], second: zarr.Array[Any], start: int, st
         if contents[0] is None or contents[0] != contents[1]:
             return False
     return True
+
+
+def sync_rows(array: zarr.Array[Any], start: int, stop: int) -> None:
+    """Have the disk keep the chunks of rows `start` to `stop`, of an array on the local disk."""
+    for index in _chunks(array, start, stop):
+        file = _chunk_file(array, index)
+        if file is not None:
+            sync(file)
 
 
 def _layout(array: zarr.Array[Any]) -> dict[str, Any]:

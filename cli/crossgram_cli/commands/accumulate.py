@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossgram_cli.models import model_options, pop_networks, pop_running, running_options
 from crossgram_cli.options import output_option, pass_options
 from crossgram_cli.shared import computes, emit, overwrite_option, progress_bar
+
+if TYPE_CHECKING:
+    from crossgram.networks.spec import NetworkSpec
 
 __all__ = ["command"]
 
 
 @click.command("accumulate")
-@click.argument("stores", nargs=-1, required=True, type=click.Path())
+@click.argument("stores", nargs=-1, type=click.Path())
 @output_option
 @click.option(
     "--name",
@@ -42,11 +47,20 @@ __all__ = ["command"]
     help="Keep sums of the rows' lengths too, from which `crossgram compare` gives unbiased CKA; "
     "not with --map or --weights.",
 )
+@click.option(
+    "--from-images",
+    type=click.Path(),
+    metavar="IMAGES",
+    help="Instead of STORES: embed IMAGES, as `crossgram extract` does, and store no embeddings.",
+)
+@model_options(required=False)
+@running_options("--model-precision")
 @overwrite_option
 @computes
 def command(
     stores: tuple[str, ...],
     output: str,
+    from_images: str | None,
     names: tuple[str, ...],
     maps: tuple[str, ...],
     normalize: bool,
@@ -58,32 +72,71 @@ def command(
 ) -> None:
     """Accumulate the moments of any number of STORES, the same images in each, in one pass.
 
-    Any map between them can then be solved from the moments alone: see `crossgram solve`.
+    Or, with --from-images, of networks' embeddings of images that are not stored. Any map between
+    the spaces can then be solved from the moments alone: see `crossgram solve`.
 
     \b
     Example:  crossgram accumulate a.zarr b.zarr c.zarr -o moments.safetensors
               crossgram solve moments.safetensors --source c --target a -o c-to-a.safetensors
+              crossgram accumulate --from-images photos/ --model a=onnx:a.onnx \\
+                  --model b=onnx:b.onnx --recipe arcface-crops -o moments.safetensors
     """
     import crossgram as cg
     from crossgram.inspection import describe
     from crossgram.output import check_output, refuse_overlap
     from crossgram_cli.text import aligned, moments_lines
 
+    networks, running = pop_networks(options), pop_running(options)
+    _check_inputs(stores, from_images, networks, names)
+    read = stores or tuple(filter(None, [from_images]))
     check_output(Path(output), overwrite=overwrite)
-    refuse_overlap(Path(output), *stores, *filter(None, [options["weights"]]))
+    refuse_overlap(Path(output), *read, *filter(None, [options["weights"]]))
+    options |= {
+        "maps": [_map(text) for text in maps] or None,
+        "normalize": normalize_only or normalize,
+        "folds": folds or 0,
+    }
     with progress_bar() as progress:
-        moments = cg.accumulate(
-            stores,
-            names=names or None,
-            maps=[_map(text) for text in maps] or None,
-            normalize=normalize_only or normalize,
-            folds=folds or 0,
-            progress=progress,
-            **options,
-        )
+        if from_images is None:
+            moments = cg.accumulate(stores, names=names or None, progress=progress, **options)
+        else:
+            from crossgram.extraction import Options
+
+            moments = cg.accumulate_images(
+                from_images,
+                networks,
+                extraction=Options(**running),
+                bad_image_table=_bad_image_table(output),
+                progress=progress,
+                **options,
+            )
     moments.save(output, overwrite=overwrite)
     result = describe(output) | {"moments": output}
-    emit(result, as_json, aligned(moments_lines(result)))
+    lines = moments_lines(result)
+    if from_images is not None:
+        table = _bad_image_table(output)
+        result["bad_image_table"] = str(table) if table.exists() else None
+        if table.exists():
+            lines.append(("bad images", f"see {table}"))
+    emit(result, as_json, aligned(lines))
+
+
+def _check_inputs(
+    stores: Sequence[str],
+    from_images: str | None,
+    networks: Sequence[NetworkSpec],
+    names: Sequence[str],
+) -> None:
+    if bool(stores) == (from_images is not None):
+        raise click.UsageError("give STORES, or --from-images with --model")
+    if (from_images is not None) != bool(networks):
+        raise click.UsageError("--from-images and --model go together")
+    if names and networks:
+        raise click.UsageError("--name is for STORES; write --model NAME=SPEC")
+
+
+def _bad_image_table(output: str) -> Path:
+    return Path(output).with_name(f"{Path(output).stem}.bad-images.csv")
 
 
 def _map(text: str) -> tuple[str, str]:

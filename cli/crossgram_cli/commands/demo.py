@@ -145,10 +145,11 @@ def _files(found: Demonstration, program: str) -> str:
     from crossgram_cli.text import aligned
 
     folder = found.directory / "closed-set"
-    fitted, rows = folder / "a-to-b.safetensors", folder / "a-held-out.zarr"
+    fitted, rows = folder / "a-to-b.safetensors", folder / "held-out" / "a.zarr"
     files = [
         ("  images", f"{folder / 'images'}"),
-        ("  embeddings", f"{rows} and others beside it"),
+        ("  networks", f"{folder / 'a.safetensors'}, b.safetensors"),
+        ("  embeddings", f"{folder / 'learnt'}, held-out"),
         ("  maps", f"{fitted}, b-to-a.safetensors"),
         ("  part 2", f"{found.directory / 'open-set'}"),
         ("  all figures", f"{found.directory / 'demo.json'}"),
@@ -157,9 +158,12 @@ def _files(found: Demonstration, program: str) -> str:
         f"Made in {found.seconds:.0f} s:",
         aligned(files),
         "",
-        "Next: look at the map, then put A's held-out embeddings into B's space",
+        "Next: look at the map, put A's held-out embeddings into B's space, embed the images again",
         f"  {program} inspect {fitted}",
         f"  {program} apply {fitted} {rows} a-in-b.zarr",
+        f"  {program} extract {folder / 'images' / 'held-out'} a-again.zarr \\",
+        "      --model crossgram.demonstration.networks:a_of_10 --layer penultimate \\",
+        f"      --model-weights {folder / 'a.safetensors'}",
     ]
     return "\n".join(lines)
 

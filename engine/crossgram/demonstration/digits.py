@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from crossgram.extraction import Recipe
+from crossgram.images import Recipe
 
 __all__ = ["RECIPE", "Digits", "load_digits"]
 

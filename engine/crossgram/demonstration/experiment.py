@@ -7,20 +7,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 from crossgram.demonstration.digits import RECIPE, Digits
-from crossgram.demonstration.networks import NAMES, Classifier, build
+from crossgram.demonstration.networks import NAMES, build
 from crossgram.demonstration.training import train
-from crossgram.extraction import extract
+from crossgram.extraction import extract_with_report
 from crossgram.fitting import fit
 from crossgram.heads import ClassifierHead
 from crossgram.linear_map import LinearMap
+from crossgram.networks.spec import PENULTIMATE, NetworkSpec
 from crossgram.progress import ProgressCallback
 from crossgram.store import EmbeddingStore
 
 __all__ = ["Experiment", "Network", "run", "unmapped"]
+
+
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -105,28 +109,46 @@ def run(
     images = folder / "images"
     digits.write(images, {"learnt": learnt, "held-out": held_out})
     classes = len(np.unique(digits.labels[learnt]))
-    networks = {}
+    classifiers = {}
     for number, name in enumerate(NAMES):
         own_seed = len(NAMES) * seed + number
         classifier = build(name, classes, own_seed)
         shown = _staged(progress, f"{folder.name}: train {name.upper()}")
         train(classifier, images / "learnt", RECIPE, seed=own_seed, progress=shown)
-        stores = [
-            extract(
-                images / part,
-                classifier.body,
-                folder / f"{name}-{part}.zarr",
-                recipe=RECIPE,
-                network=f"{name.upper()} ({classifier.design})",
-                provenance={"images": str(shown_as / "images" / part)},
-                progress=_staged(progress, f"{folder.name}: embed {part} with {name.upper()}"),
-            )
-            for part in ("learnt", "held-out")
-        ]
-        head = _head(classifier)
-        head.save(folder / f"{name}-head.safetensors")
-        parameters = sum(tensor.numel() for tensor in classifier.parameters())
-        networks[name] = Network(classifier.design, parameters, head, *stores)
+        save_file(classifier.state_dict(), folder / f"{name}.safetensors")
+        classifiers[name] = classifier
+    specs = [
+        NetworkSpec(
+            name,
+            "python",
+            f"crossgram.demonstration.networks:{name}_of_{classes}",
+            weights=str(folder / f"{name}.safetensors"),
+            layer=PENULTIMATE,
+        )
+        for name in NAMES
+    ]
+    reports = [
+        extract_with_report(
+            images / part,
+            specs,
+            folder / part,
+            batch_size=_BATCH,
+            decoders=0,
+            heads=True,
+            provenance={"images": str(shown_as / "images" / part)},
+            progress=_staged(progress, f"{folder.name}: embed {part}"),
+        )
+        for part in ("learnt", "held-out")
+    ]
+    networks = {
+        name: Network(
+            classifier.design,
+            sum(tensor.numel() for tensor in classifier.parameters()),
+            ClassifierHead.load(reports[0].heads[name]),
+            *(report.stores[name] for report in reports),
+        )
+        for name, classifier in classifiers.items()
+    }
     maps = {}
     for source, target in (NAMES, NAMES[::-1]):
         pair = networks[source].learnt, networks[target].learnt
@@ -141,12 +163,6 @@ def unmapped(rows: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
     kept = min(dim, rows.shape[1])
     result[:, :kept] = rows[:, :kept]
     return result
-
-
-def _head(classifier: Classifier) -> ClassifierHead:
-    with torch.inference_mode():
-        weight, bias = (tensor.double().numpy() for tensor in classifier.head.parameters())
-    return ClassifierHead(weight, bias)
 
 
 def _staged(progress: ProgressCallback, stage: str) -> ProgressCallback:

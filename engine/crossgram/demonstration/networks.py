@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
+
+from crossgram.demonstration.digits import RECIPE
 
 __all__ = ["NAMES", "Classifier", "build"]
 
@@ -26,7 +30,11 @@ class Classifier(nn.Module):
         (n, d) to (n, classes).
     design : str
         What the body is, in words.
+    recipe : Recipe
+        How images are prepared for it.
     """
+
+    recipe = RECIPE
 
     def __init__(self, body: nn.Module, dim: int, classes: int, design: str) -> None:
         super().__init__()
@@ -52,6 +60,12 @@ def build(name: str, classes: int, seed: int) -> Classifier:
         if name == "a":
             return Classifier(_plain(), _PLAIN_DIM, classes, "plain convolutions, ReLU")
         return Classifier(_residual(), _RESIDUAL_DIM, classes, "residual, depthwise, SiLU")
+
+
+a_of_10, b_of_10, a_of_7, b_of_7 = (
+    partial(build, name, classes, 0) for classes in (10, 7) for name in NAMES
+)
+"""What `crossgram extract --model crossgram.demonstration.networks:a_of_10` builds, and others."""
 
 
 def _plain() -> nn.Module:

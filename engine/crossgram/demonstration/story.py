@@ -165,7 +165,7 @@ def _may_be_replaced(directory: Path) -> bool:
 
 
 def _contents(directory: Path) -> list[str]:
-    """Return the names of two levels: what a user might add lies beside the stores and maps."""
-    paths = (*directory.glob("*"), *directory.glob("*/*"))
+    """Return the names of three levels: what a user might add lies beside the stores and maps."""
+    paths = (*directory.glob("*"), *directory.glob("*/*"), *directory.glob("*/*/*"))
     names = (path.relative_to(directory).as_posix() for path in paths)
     return sorted(name for name in names if name != _RECORD)

@@ -11,7 +11,10 @@ import torch
 from torch import nn
 
 from crossgram.demonstration.networks import Classifier
-from crossgram.extraction import Recipe, find_images, load_image
+from crossgram.images import Recipe, open_collection
+from crossgram.images.decoding import decode
+from crossgram.images.geometry import pixels_of
+from crossgram.networks.network import normalized
 from crossgram.progress import Progress, ProgressCallback, ignore
 
 __all__ = ["one_thread", "train"]
@@ -68,7 +71,9 @@ def train(
 
 
 def _read(folder: Path, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
-    files = find_images(folder)
-    pixels = np.stack([load_image(file.path, recipe) for file in files])
-    _, classes = np.unique([str(file.label) for file in files], return_inverse=True)
-    return torch.from_numpy(pixels), torch.from_numpy(classes)
+    collection = open_collection(folder)
+    entries = list(collection.entries())
+    images = [decode(collection.read(entry), recipe.channels) for entry in entries]
+    pixels = np.stack([pixels_of(image, recipe) for image in images])
+    _, classes = np.unique([str(entry.label) for entry in entries], return_inverse=True)
+    return normalized(torch.from_numpy(pixels), recipe), torch.from_numpy(classes)

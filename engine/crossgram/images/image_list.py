@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -63,19 +64,12 @@ class ImageList:
 
     def entries(self, start: int, stop: int) -> list[ImageEntry]:
         """Return the images from row `start` to `stop`."""
-        group = zarr.open_group(self.path, mode="r")
-        fields = {name: np.asarray(group[name][start:stop]) for name in group.array_keys()}  # type: ignore[index]
-        return [
-            ImageEntry(
-                str(fields["ids"][k]),
-                str(fields["labels"][k]) if "labels" in fields else None,
-                str(fields["files"][k]),
-                (int(fields["places"][k, 0]), int(fields["places"][k, 1])),
-                _numbers(fields["boxes"][k]),
-                _numbers(fields["landmarks"][k]),
-            )
-            for k in range(stop - start)
-        ]
+        entries = []
+        for block in range(start // _BATCH, -(-stop // _BATCH)):
+            first = block * _BATCH
+            held = _held_entries(self, first, min(first + _BATCH, self.rows))
+            entries += held[max(0, start - first) : max(0, stop - first)]
+        return entries
 
     @classmethod
     def write(cls, collection: Collection, path: Path) -> ImageList:
@@ -110,6 +104,24 @@ class ImageList:
 
     def _column(self, name: str) -> Column:
         return Column(zarr.open_array(self.path / name, mode="r"), f"{self.path}/{name}")
+
+
+@lru_cache(maxsize=2)
+def _held_entries(images: ImageList, start: int, stop: int) -> list[ImageEntry]:
+    """Return some entries; the last ones stay, because batches are asked for in their order."""
+    group = zarr.open_group(images.path, mode="r")
+    fields = {name: np.asarray(group[name][start:stop]) for name in group.array_keys()}  # type: ignore[index]
+    return [
+        ImageEntry(
+            str(fields["ids"][k]),
+            str(fields["labels"][k]) if "labels" in fields else None,
+            str(fields["files"][k]),
+            (int(fields["places"][k, 0]), int(fields["places"][k, 1])),
+            _numbers(fields["boxes"][k]),
+            _numbers(fields["landmarks"][k]),
+        )
+        for k in range(stop - start)
+    ]
 
 
 def list_digest(collection: Collection) -> str:

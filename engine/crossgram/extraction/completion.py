@@ -1,0 +1,178 @@
+"""From the folder of an extraction whose tasks are all done to its output."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from crossgram.errors import InputError
+from crossgram.extraction.job import BadImage, Job
+from crossgram.heads import ClassifierHead
+from crossgram.images import ImageList
+from crossgram.output import check_output, put_folder, run_errors, whole_file
+from crossgram.store_writer import Appender, create_column, seal
+
+__all__ = ["Outputs", "complete", "write_bad_images"]
+
+_COLUMN_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where an extraction leaves what it makes.
+
+    Of one network, the store is at `out`, and the rest beside it; of several, `out` is a folder of
+    all.
+
+    Attributes
+    ----------
+    out : Path
+        As the user named it.
+    names : sequence of str
+        The networks.
+    """
+
+    out: Path
+    names: Sequence[str]
+
+    def store(self, name: str) -> Path:
+        """Where the store of a network is."""
+        return self.out if len(self.names) == 1 else self.out / f"{name}.zarr"
+
+    def head(self, name: str) -> Path:
+        """Where the classifier head of a network is."""
+        return self._beside(f"{name}.head.safetensors", "head.safetensors")
+
+    @property
+    def bad_images(self) -> Path:
+        """Where the table of images without an embedding is."""
+        return self._beside("bad-images.csv", "bad-images.csv")
+
+    def check(self, *, overwrite: bool, resumed: bool) -> None:
+        """Refuse outputs that are there already and are not to be overwritten.
+
+        What is beside the store may be from the end of a run that goes on.
+        """
+        check_output(self.out, overwrite=overwrite, folder=True)
+        if len(self.names) == 1:
+            for path in (self.bad_images, self.head(self.names[0])):
+                check_output(path, overwrite=overwrite or resumed)
+
+    def _beside(self, inside: str, ending: str) -> Path:
+        if len(self.names) > 1:
+            return self.out / inside
+        return self.out.with_name(f"{self.out.stem}.{ending}")
+
+
+def complete(
+    job: Job,
+    outputs: Outputs,
+    provenance: Mapping[str, Mapping[str, Any]],
+    heads: Mapping[str, ClassifierHead],
+) -> list[BadImage]:
+    """Turn the folder of a job into its output, whole; return the images without an embedding.
+
+    Parameters
+    ----------
+    job : Job
+        All of its tasks are done.
+    outputs : Outputs
+        Where to.
+    provenance : mapping of str to mapping
+        Of each network's store.
+    heads : mapping of str to ClassifierHead
+        What to write beside the stores.
+
+    Raises
+    ------
+    InputError
+        If not one image has an embedding by every network.
+    """
+    bad = job.bad_images()
+    unusable = {name: _masked(bad, name) for name in outputs.names}
+    for name, rows in unusable.items():
+        if len(rows) == job.images.rows:
+            raise InputError(
+                f"{job.collection.root}: none of the {len(rows):,} images has an embedding by "
+                f"{name}; the first: {bad[0].reason}; mend them and begin anew (--restart)"
+            )
+    with run_errors(outputs.out):
+        for name in outputs.names:
+            path = job.store_path(name)
+            _drop_unfinished_writes(path)
+            group = zarr.open_group(path, mode="r+")
+            columns = [*_copy_columns(job.images, path), *_write_mask(group, job, unusable[name])]
+            seal(group, columns, {**provenance[name], "images_sha256": job.images.digest})
+        several = len(outputs.names) > 1
+        # of several networks, everything is put in place at once
+        side = Outputs(job.folder / "stores", outputs.names) if several else outputs
+        for name, head in heads.items():
+            head.save(side.head(name), overwrite=True)
+        write_bad_images(bad, job.images, side.bad_images)
+        if several:
+            (side.out / "extraction.json").write_text(
+                json.dumps({"networks": dict(provenance), "rows": job.images.rows}, indent=1),
+                encoding="utf-8",
+            )
+            put_folder(side.out, outputs.out)
+        else:
+            put_folder(job.store_path(outputs.names[0]), outputs.out)
+        shutil.rmtree(job.folder)
+    return bad
+
+
+def write_bad_images(bad: Sequence[BadImage], images: ImageList, path: Path) -> None:
+    """Write the table of images without an embedding, by row; without any, remove an old one."""
+    if not bad:
+        path.unlink(missing_ok=True)
+        return
+    with (
+        whole_file(path, overwrite=True) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "row", "network", "reason"])
+        for image in bad:
+            (entry,) = images.entries(image.row, image.row + 1)
+            writer.writerow([entry.id, image.row, image.network or "", image.reason])
+
+
+def _masked(bad: Sequence[BadImage], name: str) -> set[int]:
+    return {image.row for image in bad if image.network in (None, name)}
+
+
+def _copy_columns(images: ImageList, store: Path) -> Iterator[str]:
+    for name in ("ids", "labels"):
+        if images.column_path(name).exists():
+            shutil.copytree(images.column_path(name), store / name, dirs_exist_ok=True)
+            yield name
+
+
+def _write_mask(group: zarr.Group, job: Job, rows: set[int]) -> Iterator[str]:
+    if not rows:
+        return
+    if "masked" in group:
+        del group["masked"]
+    appender = Appender(create_column(group, "masked", np.dtype(bool)))
+    positions = np.array(sorted(rows))
+    for start in range(0, job.images.rows, _COLUMN_ROWS):
+        stop = min(start + _COLUMN_ROWS, job.images.rows)
+        part = np.zeros(stop - start, bool)
+        part[positions[(positions >= start) & (positions < stop)] - start] = True
+        appender.append(part)
+    appender.flush()
+    yield "masked"
+
+
+def _drop_unfinished_writes(store: Path) -> None:
+    """Remove what a process that was killed while it wrote a chunk left beside it."""
+    for path in store.rglob("*.partial"):
+        path.unlink()

@@ -1,0 +1,141 @@
+"""Job: everything that a process needs to embed any part of the images, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from crossgram.images import Collection, ImageList
+from crossgram.networks.loading import GivenNetwork
+from crossgram.networks.spec import NetworkSpec
+from crossgram.output import whole_file
+
+__all__ = ["BadImage", "Job", "Running"]
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """Why an image has no embedding.
+
+    Attributes
+    ----------
+    row : int
+        Which.
+    network : str or None
+        The network that gave none; None if no network was given it.
+    reason : str
+        In words.
+    """
+
+    row: int
+    network: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Running:
+    """How networks are run; nothing of it changes what is meant by an embedding.
+
+    Attributes
+    ----------
+    device : str
+        "auto", "cpu", "cuda" or "cuda:1".
+    precision : {"float32", "bfloat16", "float16"}
+        Of the arithmetic.
+    compiled : bool
+        Whether the network goes through torch.compile.
+    batch_size : int
+        Images that go through a network at a time.
+    decoders : int
+        Processes that decode images while networks run; with 0 the two take turns.
+    """
+
+    device: str
+    precision: str
+    compiled: bool
+    batch_size: int
+    decoders: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """An extraction under way, in a folder beside its output.
+
+    Rows are cut into tasks of whole chunks of every store, so that no two tasks write to one file,
+    and a task that is repeated writes the same again. A task that is done leaves a mark with the
+    images that it could not use.
+
+    Attributes
+    ----------
+    folder : Path
+        Where everything is until it is complete.
+    collection : Collection
+        The images.
+    images : ImageList
+        Their list.
+    networks : sequence of NetworkSpec or GivenNetwork
+        What embeds them.
+    task_rows : int
+        Rows of a task.
+    stop_at_bad_image : bool
+        Whether an image that cannot be used stops the run instead of being recorded.
+    running : Running
+        How.
+    token : str
+        Tells this run from every other.
+    """
+
+    folder: Path
+    collection: Collection
+    images: ImageList
+    networks: Sequence[NetworkSpec | GivenNetwork]
+    task_rows: int
+    stop_at_bad_image: bool
+    running: Running
+    token: str
+
+    @property
+    def tasks(self) -> int:
+        """How many there are."""
+        return -(-self.images.rows // self.task_rows)
+
+    def rows(self, task: int) -> tuple[int, int]:
+        """Return the first row of a task, and the row behind its last."""
+        start = task * self.task_rows
+        return start, min(start + self.task_rows, self.images.rows)
+
+    def rows_of(self, tasks: Sequence[int]) -> int:
+        """Return how many rows some tasks have."""
+        return sum(stop - start for start, stop in map(self.rows, tasks))
+
+    def store_path(self, name: str) -> Path:
+        """Where the store of a network is made."""
+        return self.folder / "stores" / f"{name}.zarr"
+
+    def unfinished(self) -> list[int]:
+        """Return the tasks that have left no mark."""
+        done = {path.name for path in self._marks.iterdir()}
+        return [task for task in range(self.tasks) if self._mark(task).name not in done]
+
+    def finish(self, task: int, bad: Sequence[BadImage]) -> None:
+        """Leave the mark of a task, once its rows are on disk."""
+        with whole_file(self._mark(task), overwrite=True) as file:
+            file.write_text(json.dumps([asdict(image) for image in bad]), encoding="utf-8")
+
+    def bad_images(self) -> list[BadImage]:
+        """Return the images that finished tasks could not use, by row."""
+        return [
+            BadImage(**facts)
+            for task in range(self.tasks)
+            for facts in json.loads(self._mark(task).read_text(encoding="utf-8"))
+        ]
+
+    @cached_property
+    def _marks(self) -> Path:
+        return self.folder / "done"
+
+    def _mark(self, task: int) -> Path:
+        return self._marks / f"{task:08d}.json"
