@@ -13,11 +13,12 @@ import numpy as np
 import psutil
 import pytest
 from command_line import ENTRY, interrupted, refused, succeeds
-from photographs import write_images
+from photographs import RECIPE, network, write_images
 from PIL import Image
 from strategies import rows_of
 
 import crossgram as cg
+from crossgram.networks.loading import GivenNetwork
 from crossgram_cli.main import main
 
 IDS = [f"{person:02}/{number}.png" for person in range(12) for number in range(10)]
@@ -224,16 +225,17 @@ class TestInterruption:
 
 
 class TestCluster:
-    def test_a_worker_that_is_killed_costs_only_its_tasks(self, folder: Path) -> None:
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_a_worker_that_is_killed_costs_only_its_tasks(self, folder: Path, count: int) -> None:
         succeeds("extract", "images", "whole", *BOTH, cwd=folder)
-        process = started("extract", "images", "out", *BOTH, "--workers", 2, cwd=folder)
+        process = started("extract", "images", "out", *BOTH, "--workers", count, cwd=folder)
         assert wait_for_tasks(folder, "out", 4, process)
         workers = [
             child
             for child in psutil.Process(process.pid).children(recursive=True)
             if "spawn_main" in " ".join(child.cmdline())
         ]
-        assert len(workers) == 2
+        assert len(workers) == count
         workers[0].kill()
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
@@ -251,6 +253,25 @@ class TestCluster:
             result = succeeds("extract", "images", "out", *BOTH, *address, cwd=folder)
         assert result["rows"] == 120
         assert_same(folder / "out", folder / "whole")
+
+    def test_modules_are_sent_to_the_workers(self, folder: Path) -> None:
+        given = [GivenNetwork("net", network(), RECIPE)]
+        options = {"batch_size": 4, "chunk_rows": 4}
+        alone = cg.extract_with_report(folder / "images", given, folder / "alone.zarr", **options)
+        spread = cg.extract_with_report(
+            folder / "images", given, folder / "spread.zarr", workers=2, **options
+        )
+        np.testing.assert_array_equal(
+            *(rows_of(report.stores["net"]) for report in (alone, spread))
+        )
+
+    def test_a_cluster_without_workers_is_refused(self, folder: Path) -> None:
+        from distributed import LocalCluster
+
+        with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+            address = cluster.scheduler_address
+            said = refused(*("extract", "images", "out", *BOTH, "--scheduler", address), cwd=folder)
+        assert f"{address} has no workers" in said
 
 
 class TestAccumulateFromImages:

@@ -54,6 +54,13 @@ def cluster_client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
                 "scheduler`, or give its address"
             ) from error
         with client:
+            try:
+                client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+            except TimeoutError as error:
+                raise InputError(
+                    f"scheduler: {scheduler} has no workers; start some with `dask worker "
+                    f"{scheduler}`"
+                ) from error
             yield client
         return
     if workers is not None and workers < 1:
@@ -97,9 +104,9 @@ def check_sees(client: Any, paths: Sequence[Path]) -> None:
 
 
 def over_workers(
-    client: Any, work: Callable[..., Any], items: Iterator[Any], *shared: Any
+    client: Any, work: Callable[..., Any], items: Iterator[Any], shared: Any, *, large: bool = False
 ) -> Iterator[Any]:
-    """Yield what `work(item, *shared)` gives for each item, in the order in which they are done.
+    """Yield what `work(item, shared)` gives for each item, in the order in which they are done.
 
     A task whose worker dies is given to another one; its failure is raised here, and `RunError` if
     every worker that was given it died, or the cluster is gone.
@@ -112,19 +119,20 @@ def over_workers(
         A function of a module.
     items : iterator
         Only a few are handed out ahead.
-    *shared
-        Sent to each worker once.
+    shared : object
+        Sent with each item; or to each worker once, if it is large, and then lost with the last
+        worker.
     """
     from concurrent.futures import CancelledError
 
     from distributed import KilledWorker, as_completed
 
-    everywhere = [client.scatter(one, broadcast=True, hash=False) for one in shared]
+    sent = client.scatter(shared, broadcast=True, hash=False) if large else shared
     threads = sum(client.nthreads().values()) or 1
 
     def submit(count: int) -> list[Any]:
         taken = [item for _, item in zip(range(count), items, strict=False)]
-        return [client.submit(work, item, *everywhere, pure=False) for item in taken]
+        return [client.submit(work, item, sent, pure=False) for item in taken]
 
     completed = as_completed(submit(threads * (1 + _WAITING_TASKS)), loop=client.loop)
     for future in completed:

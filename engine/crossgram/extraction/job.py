@@ -51,6 +51,8 @@ class Running:
         Images that go through a network at a time.
     decoders : int
         Processes that decode images while networks run; with 0 the two take turns.
+    spread : bool
+        Whether workers, numbered from 0, take a GPU each.
     """
 
     device: str
@@ -58,6 +60,7 @@ class Running:
     compiled: bool
     batch_size: int
     decoders: int
+    spread: bool
 
 
 @dataclass(frozen=True)

@@ -283,6 +283,8 @@ def _begin(
             compiled=asked.compiled,
             batch_size=asked.batch_size or batch_size,
             decoders=decoders,
+            # workers of a cluster that is joined have been given theirs already
+            spread=asked.workers is not None,
         ),
         token=uuid.uuid4().hex,
     )
@@ -336,7 +338,9 @@ def _run_on_cluster(
 ) -> Seconds:
     check_sees(client, [job.folder, job.collection.root])
     spent = Seconds()
-    for rows, seconds in over_workers(client, _run_on_worker, iter(tasks), job):
+    holds_modules = any(isinstance(own, GivenNetwork) for own in job.networks)
+    done = over_workers(client, _run_on_worker, iter(tasks), job, large=holds_modules)
+    for rows, seconds in done:
         spent.add(seconds)
         report(rows)
     return spent
@@ -353,5 +357,15 @@ def _run_on_worker(task: int, job: Job) -> tuple[int, Seconds]:
     with _worker_lock, lanes_for(running.device, compiled=running.compiled) as lanes:
         if job.token not in _loaded:
             _loaded.clear()
-            _loaded[job.token] = load_networks(job)
+            _loaded[job.token] = load_networks(job, _own_device(running))
         return job.rows_of([task]), run_tasks(job, [task], _loaded[job.token], lanes)
+
+
+def _own_device(running: Running) -> str:
+    if not running.spread or running.device not in ("auto", "cuda"):
+        return running.device
+    if choose_device(running.device).type == "cpu":
+        return "cpu"
+    from distributed import get_worker
+
+    return f"cuda:{int(get_worker().name) % torch.cuda.device_count()}"

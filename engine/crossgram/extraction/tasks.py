@@ -21,16 +21,11 @@ from crossgram.zarr_io import sync_rows
 __all__ = ["load_networks", "run_tasks"]
 
 
-def load_networks(job: Job) -> list[Network]:
-    """Load the networks of a job."""
+def load_networks(job: Job, device: str) -> list[Network]:
+    """Load the networks of a job on a device."""
     running = job.running
     return [
-        load_network(
-            given,
-            device=running.device,
-            precision=running.precision,
-            compiled=running.compiled,
-        )
+        load_network(given, device=device, precision=running.precision, compiled=running.compiled)
         for given in job.networks
     ]
 
