@@ -101,7 +101,13 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, st
 
 def moments_lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what moments are, as names and values; a line for each step of their history."""
-    lines = flattened({name: value for name, value in result.items() if name != "history"})
+    facts = {name: value for name, value in result.items() if name != "history"}
+    for name in ("source", "target"):
+        if name in facts:
+            facts[name] = _space(facts[name])
+    if "spaces" in facts:
+        facts["spaces"] = [_space(space) for space in facts["spaces"]]
+    lines = flattened(facts)
     for k, step in enumerate(result.get("history", ())):
         rows = (
             f"{step['rows']:,} rows of {', '.join(i['path'] for i in step['inputs']) or 'no name'}"
@@ -112,6 +118,16 @@ def moments_lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         made = f"{step['time']}  {step['operation']} {rows} (crossgram {step['version']}"
         lines.append(("" if k else "history", f"{made}{options and '; '}{options})"))
     return lines
+
+
+def _space(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a space is, with a signature cut to what tells it at a glance."""
+    shown = {name: value for name, value in facts.items() if name != "signature"}
+    signature = facts.get("signature")
+    if signature is not None:
+        size = _inline(signature["recipe"].get("size"))
+        shown["signature"] = f"weights {signature['weights_sha256'][:12]}, images {size}"
+    return shown
 
 
 def _inline(value: Any) -> str:

@@ -439,7 +439,12 @@ def _opened(
     if unknown:
         raise InputError(f"normalize: no space {min(unknown)!r}; there are {', '.join(names)}")
     described = tuple(
-        Space(name, source.dim, options.normalize is True or name in _chosen(options.normalize))
+        Space(
+            name,
+            source.dim,
+            options.normalize is True or name in _chosen(options.normalize),
+            source.signature,
+        )
         for name, source in zip(names, sources, strict=True)
     )
     return sources, described

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from crossgram.history import id_sum_of
 from crossgram.linear_map import LinearMap
 from crossgram.moments import Moments
 from crossgram.source import Source, open_source
+from crossgram.spaces import Space
 from crossgram.store import Column, EmbeddingStore
 from crossgram.tensor_file import kind_of
 from crossgram.zarr_io import open_node
@@ -101,8 +103,8 @@ def _describe_map(path: Path) -> dict[str, Any]:
     return {
         "kind": "map",
         "path": str(path),
-        "source": vars(loaded.source),
-        "target": vars(loaded.target),
+        "source": _space(loaded.source),
+        "target": _space(loaded.target),
         "certificate": None if certificate is None else certificate.to_dict(),
     }
 
@@ -129,7 +131,7 @@ def _describe_head(path: Path) -> dict[str, Any]:
 
 def _of_moments(moments: Moments) -> dict[str, Any]:
     return {
-        "spaces": [vars(space) for space in moments.spaces],
+        "spaces": [_space(space) for space in moments.spaces],
         "blocks": [[moments.spaces[i].name, moments.spaces[j].name] for i, j in moments.blocks],
         "rows": moments.rows,
         "weight": moments.weight,
@@ -139,6 +141,11 @@ def _of_moments(moments: Moments) -> dict[str, Any]:
         "id_sum": id_sum_of(moments.history),
         "history": [operation.to_dict() for operation in moments.history],
     }
+
+
+def _space(space: Space) -> dict[str, Any]:
+    known = space.signature is not None
+    return vars(space) | {"signature": json.loads(str(space.signature)) if known else None}
 
 
 def _shape(source: Source) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from crossgram.output import refuse_overlap
 from crossgram.plan import Segment
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.source import SourceLike, open_source
+from crossgram.spaces import check_signature
 from crossgram.store import Column, EmbeddingStore
 from crossgram.stream import StreamFailure, read_blocks
 
@@ -60,6 +61,8 @@ def apply(
     ------
     WidthMismatchError
         If the rows are not as wide as the map takes.
+    InputError
+        If they were made by another network or recipe than the map was fitted for.
     NonFiniteError
         If a row that is not masked holds NaN or infinity, and so cannot be mapped; `out` is not
         written.
@@ -75,6 +78,7 @@ def apply(
             f"{rows.label} has {rows.dim} columns, the map from {mapping.source.name} to "
             f"{mapping.target.name} takes {mapping.source.dim}; use the network it was fitted for"
         )
+    check_signature(mapping.source, rows.signature, rows.label)
     unit = rows.chunk_rows
     block_rows = unit * max(1, _BLOCK_BYTES // (unit * rows.dim * rows.dtype.itemsize))
     piece = max(1, _BLOCK_BYTES // (8 * max(rows.dim, mapping.target.dim)))

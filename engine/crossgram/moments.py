@@ -15,7 +15,14 @@ from crossgram.double_double import two_sum
 from crossgram.errors import CorruptDataError, InputError, WidthMismatchError
 from crossgram.history import History, from_facts, subtracted
 from crossgram.norm_moments import NormMoments
-from crossgram.spaces import Pair, Space, all_pairs, map_pairs
+from crossgram.spaces import (
+    Pair,
+    Space,
+    all_pairs,
+    check_signature,
+    map_pairs,
+    with_signatures,
+)
 from crossgram.tensor_file import read_tensors, write_tensors
 
 __all__ = ["Moments"]
@@ -216,6 +223,7 @@ class Moments:
     def absorb(self, other: Moments) -> None:
         """Merge `other` into these moments, in place."""
         self._check_same(other, "merge")
+        self.spaces = with_signatures(self.spaces, other.spaces)
         if other.weight == 0:
             self._count(other, 1)
             return
@@ -483,6 +491,8 @@ class Moments:
             raise WidthMismatchError(
                 f"{verb}: the moments are of different spaces: {mine} and {theirs}"
             )
+        for space, same in zip(self.spaces, other.spaces, strict=True):
+            check_signature(space, same.signature, f"{verb}: {same.name}")
         if self.pairs != other.pairs:
             raise InputError(
                 f"{verb}: different blocks were kept: {sorted(self.pairs)} and "

@@ -213,6 +213,7 @@ def at_rows(source: Source, rows: NDArray[np.int64]) -> Source:
         labels=_gathered(source.labels, rows),
         masked=_gathered(source.masked, rows),
         origin=rows if source.origin is None else source.origin[rows],
+        signature=source.signature,
     )
 
 
@@ -335,6 +336,7 @@ def _in_order(source: Source, position: RowFile, rows: int, path: Path) -> Sourc
         labels=_gathered(source.labels, origin),
         masked=_gathered(source.masked, origin),
         origin=origin,
+        signature=source.signature,
     )
 
 

@@ -30,6 +30,7 @@ from crossgram.progress import ProgressCallback, ignore
 from crossgram.remainder import check_definite, digits_left
 from crossgram.selection import listed_rows
 from crossgram.source import SourceLike
+from crossgram.spaces import check_signature
 
 __all__ = ["Revision", "add_rows", "merge_moments", "subtract_moments", "subtract_rows"]
 
@@ -297,6 +298,7 @@ def _opened(
                 f"{source.label}: has {source.dim} columns, {space.name} of these moments has "
                 f"{space.dim}; give one store for each of {', '.join(names)}, in this order"
             )
+        check_signature(space, source.signature, source.label)
         if own_name != space.name and own_name in names:
             raise InputError(
                 f"{source.label}: given for {space.name}, but named like another space; give "
@@ -350,6 +352,8 @@ def _check_alike(verb: str, first: _AnyMoments, name: str, other: _AnyMoments, l
             f"{verb}: {label} is of the spaces {found}, {name} of {expected}; only moments of "
             "the same spaces have a sum or a difference"
         )
+    for space, same in zip(spaces, others, strict=True):
+        check_signature(space, same.signature, f"{verb}: {same.name} of {label}")
     pairs, other_pairs = (_parts(each)[0].pairs for each in (first, other))
     if pairs != other_pairs:
         i, j = min(pairs ^ other_pairs)

@@ -66,6 +66,8 @@ class Source:
         Which rows hold no embedding.
     origin : RowFile or ndarray of int, shape (rows,), or None
         Which row of what `label` names each row is, where rows were joined in another order.
+    signature : str or None
+        What made the embeddings, as `Space` has it.
     """
 
     label: str
@@ -78,6 +80,7 @@ class Source:
     labels: Column | None = None
     masked: Column | None = None
     origin: RowFile | NDArray[np.int64] | None = None
+    signature: str | None = None
 
     def row_numbers(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return what messages call the rows `start` to `stop`."""
@@ -159,6 +162,7 @@ def _from_store(store: EmbeddingStore) -> Source:
         ids=store.ids,
         labels=store.labels,
         masked=store.masked,
+        signature=store.signature,
     )
 
 

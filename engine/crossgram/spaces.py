@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -11,13 +12,26 @@ import numpy as np
 
 from crossgram.errors import InputError
 
-__all__ = ["Pair", "Space", "all_pairs", "elements", "map_pairs", "unique_names"]
+__all__ = [
+    "Pair",
+    "Space",
+    "all_pairs",
+    "check_signature",
+    "elements",
+    "map_pairs",
+    "signature_of",
+    "unique_names",
+    "with_signatures",
+]
 
 Pair = tuple[int, int]
 """Two positions in the tuple of spaces, the first not the greater."""
 
 
 _FIELDS = {"name": str, "dim": int, "normalized": bool}
+_SIGNED = ("weights_sha256", "layer", "recipe")
+_MOST_SIGNATURE = 4096
+_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -32,11 +46,15 @@ class Space:
         Number of columns.
     normalized : bool
         Whether rows were divided by their Euclidean lengths first.
+    signature : str or None
+        What tells the space from that of any other network or recipe, as JSON text: weights, layer
+        and recipe; None where they are not known. Spaces that differ in it alone compare equal.
     """
 
     name: str
     dim: int
     normalized: bool = False
+    signature: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -53,9 +71,47 @@ class Space:
         InputError
             If a field is missing, unknown or not of its type.
         """
-        if {name: type(value) for name, value in values.items()} != _FIELDS or values["dim"] < 1:
+        own = {name: value for name, value in values.items() if name != "signature"}
+        if {name: type(value) for name, value in own.items()} != _FIELDS or own["dim"] < 1:
             raise InputError(f"a space is described as {values}; expected {_FIELDS}")
-        return cls(**values)
+        signature = values.get("signature")
+        if signature is not None and not _is_signature(signature):
+            raise InputError(f"the space {own['name']} has a signature that is none")
+        return cls(**own, signature=signature)
+
+
+def signature_of(provenance: Mapping[str, Any]) -> str | None:
+    """Return the signature of a space by what a store says of its making."""
+    facts = {name: provenance[name] for name in _SIGNED if name in provenance}
+    text = json.dumps(facts, sort_keys=True)
+    known = "weights_sha256" in facts and "recipe" in facts and len(text) <= _MOST_SIGNATURE
+    return text if known else None
+
+
+def check_signature(space: Space, signature: str | None, label: str) -> None:
+    """Refuse embeddings of another network or recipe than those a space is of.
+
+    Raises
+    ------
+    InputError
+        With the first thing that differs; `label` is what messages call the embeddings.
+    """
+    if space.signature is None or signature is None or signature == space.signature:
+        return
+    what, expected, found = _difference("", json.loads(space.signature), json.loads(signature))
+    raise InputError(
+        f"{label}: was made with {what} {_short(found)}, {space.name} with {_short(expected)}; "
+        "embeddings share a space only if weights, layer and recipe are the same: give those of "
+        f"the network and recipe that {space.name} is of"
+    )
+
+
+def with_signatures(spaces: Sequence[Space], others: Sequence[Space]) -> tuple[Space, ...]:
+    """Return spaces with the signatures that equal ones know and they do not."""
+    return tuple(
+        replace(space, signature=space.signature or other.signature)
+        for space, other in zip(spaces, others, strict=True)
+    )
 
 
 def all_pairs(count: int) -> frozenset[Pair]:
@@ -96,3 +152,32 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
             candidate, number = f"{name}-{number}", number + 1
         taken.append(candidate)
     return tuple(taken)
+
+
+def _is_signature(text: Any) -> bool:
+    if not isinstance(text, str) or len(text) > _MOST_SIGNATURE:
+        return False
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return (
+        isinstance(facts, dict)
+        and isinstance(facts.get("weights_sha256"), str)
+        and isinstance(facts.get("recipe"), dict)
+    )
+
+
+def _difference(name: str, expected: Any, found: Any) -> tuple[str, Any, Any]:
+    """Return the first thing in which two JSON values differ, and both of it."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in sorted({*expected, *found}):
+            if expected.get(key) != found.get(key):
+                inner = f"{name}.{key}" if name else key
+                return _difference(inner, expected.get(key), found.get(key))
+    return name, expected, found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

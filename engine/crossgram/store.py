@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from crossgram.errors import CorruptDataError, InputError
 from crossgram.output import uninterrupted, whole_directory
+from crossgram.spaces import signature_of
 from crossgram.store_writer import FORMAT, Layout, StoreWriter, is_json, seal
 from crossgram.zarr_io import (
     check_array,
@@ -110,6 +111,11 @@ class EmbeddingStore:
         """Stored dtype of the embeddings."""
         dtype: np.dtype[Any] = self.embeddings.dtype
         return dtype
+
+    @property
+    def signature(self) -> str | None:
+        """What tells its space from that of any other network or recipe, if that is known."""
+        return signature_of(self.provenance)
 
     @property
     def chunk_rows(self) -> int:

@@ -37,6 +37,7 @@ from crossgram.networks.network import Network
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.row_file import RowFile
 from crossgram.source import Source
+from crossgram.spaces import signature_of
 from crossgram.store import Column
 
 __all__ = ["accumulate_images"]
@@ -164,6 +165,7 @@ class _ImageStream:
                 ids=self._images.ids,
                 labels=self._images.labels,
                 masked=Column(self._masks[k], f"masked rows of {network.name}"),
+                signature=signature_of(network.facts),
             )
             for k, network in enumerate(self._networks)
         ]
