@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from crossgram_cli.options import with_options
+
 if TYPE_CHECKING:
     from crossgram.networks.spec import NetworkSpec
 
@@ -58,7 +60,7 @@ def model_options(required: bool) -> Callable[[_Command], _Command]:
             "the recipe says.",
         ),
     ]
-    return _adding(options)
+    return lambda command: with_options(command, options)
 
 
 def running_options(precision_flag: str) -> Callable[[_Command], _Command]:
@@ -100,7 +102,7 @@ def running_options(precision_flag: str) -> Callable[[_Command], _Command]:
             "do in the networks.",
         ),
     ]
-    return _adding(options)
+    return lambda command: with_options(command, options)
 
 
 def pop_running(options: dict[str, Any]) -> dict[str, Any]:
@@ -160,12 +162,3 @@ def _by_name(option: str, values: Sequence[str], names: Sequence[str]) -> dict[s
                 )
             found[owner] = rest if owners == [name] else value
     return found
-
-
-def _adding(options: Sequence[Callable[[Any], Any]]) -> Callable[[_Command], _Command]:
-    def add(command: _Command) -> _Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -18,6 +18,7 @@ __all__ = [
     "ridge_option",
     "row_options",
     "solve_options",
+    "with_options",
 ]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -59,7 +60,8 @@ output_option = click.option(
 )
 
 
-def _apply(command: _Command, options: list[Callable[[_Command], _Command]]) -> _Command:
+def with_options(command: _Command, options: Sequence[Callable[[_Command], _Command]]) -> _Command:
+    """Add options to a command, in their order."""
     for option in reversed(options):
         command = option(command)
     return command
@@ -104,7 +106,7 @@ _READING = {
 
 def pass_options(command: _Command) -> _Command:
     """Add what says how rows are paired, read and accumulated: `crossgram.accumulation.Options`."""
-    return _apply(
+    return with_options(
         row_options(command),
         [
             click.option(
@@ -132,7 +134,7 @@ def pass_options(command: _Command) -> _Command:
 
 def row_options(command: _Command) -> _Command:
     """Add `pass_options` but those that say which folds rows fall into."""
-    return _apply(
+    return with_options(
         command,
         [
             click.option(
@@ -157,12 +159,12 @@ def row_options(command: _Command) -> _Command:
 
 def reading_options(command: _Command) -> _Command:
     """Add what says how rows are paired and read where all else is settled by a moments file."""
-    return _apply(command, list(_READING.values()))
+    return with_options(command, list(_READING.values()))
 
 
 def solve_options(command: _Command) -> _Command:
     """Add what says which map is solved: `crossgram.maps.Method`."""
-    return _apply(
+    return with_options(
         command,
         [
             click.option(
@@ -193,7 +195,7 @@ def solve_options(command: _Command) -> _Command:
 
 def layout_options(command: _Command) -> _Command:
     """Add how a new store is laid out on disk."""
-    return _apply(
+    return with_options(
         command,
         [
             click.option(
