@@ -389,3 +389,18 @@ class TestMemoryFormat:
         assert all(parameter.is_contiguous() for parameter in found.module.parameters())
         expected = eager(found.module, PIXELS, RECIPE)
         assert relative_error(embed(found, PIXELS), expected) < 1e-5
+
+
+class TestPackages:
+    @pytest.mark.parametrize("name", ["torchvision", "timm"])
+    def test_built_for_another_pytorch_are_named_without_a_traceback(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('operator does not exist')")
+        monkeypatch.syspath_prepend(tmp_path)
+        for loaded in [key for key in sys.modules if key.partition(".")[0] == name]:
+            monkeypatch.delitem(sys.modules, loaded)
+        (tmp_path / "weights.pth").write_bytes(b"")
+        spec = NetworkSpec("net", name, "resnet18", weights=str(tmp_path / "weights.pth"))
+        with pytest.raises(cg.InputError, match=f"net: {name} cannot be imported beside PyTorch"):
+            load(spec)

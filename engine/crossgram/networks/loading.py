@@ -134,10 +134,7 @@ _CLASSIFIERS = ("torchvision", "timm")
 
 
 def _torchvision(spec: NetworkSpec, device: torch.device) -> _Parts:
-    try:
-        from torchvision import models
-    except ImportError as error:
-        raise InputError(f"{spec.name}: needs torchvision; pip install torchvision") from error
+    models = _package(spec, "torchvision").models
     # detectors and the like are no embedding networks, and download a part of themselves
     if spec.what.lower() not in models.list_models(module=models):
         raise InputError(f"{spec.name}: torchvision has no classifier {spec.what!r}")
@@ -150,6 +147,19 @@ def _torchvision(spec: NetworkSpec, device: torch.device) -> _Parts:
                 # Inception and GoogLeNet were published for pixels of another scale
                 module.transform_input = True
     return _with_weights(spec, module, spec.recipe or recipe, device)
+
+
+def _package(spec: NetworkSpec, name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise InputError(f"{spec.name}: needs {name}; pip install {name}") from error
+    except Exception as error:
+        # what was built for another release of PyTorch fails in many ways
+        raise InputError(
+            f"{spec.name}: {name} cannot be imported beside PyTorch {torch.__version__} "
+            f"({type(error).__name__}: {error}); install the release that belongs to it"
+        ) from error
 
 
 def _torchvision_recipe(transform: Any) -> Recipe:
@@ -167,10 +177,7 @@ def _torchvision_recipe(transform: Any) -> Recipe:
 
 
 def _timm(spec: NetworkSpec, device: torch.device) -> _Parts:
-    try:
-        import timm
-    except ImportError as error:
-        raise InputError(f"{spec.name}: needs timm; pip install timm") from error
+    timm = _package(spec, "timm")
     if not timm.is_model(spec.what):  # create_model would look for other names on the internet
         raise InputError(f"{spec.name}: timm has no model {spec.what!r}")
     try:
