@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,23 @@ class TestNothingElseChanges:
         before = torch.get_rng_state()
         extract(images, model, tmp_path / "a", recipe=RECIPE)
         assert torch.equal(torch.get_rng_state(), before)
+
+    @pytest.mark.parametrize("lanes", [1, 2])
+    def test_modes_of_torch_end_with_a_run_that_fails(
+        self, images: Path, tmp_path: Path, lanes: int
+    ) -> None:
+        before = torch.get_num_threads()
+        torch.set_num_threads(lanes)
+        try:
+            extract(images, StopsAt(8, ValueError), tmp_path / "a", recipe=RECIPE, batch_size=4)
+        except cg.InputError:
+            assert not torch.is_inference_mode_enabled()
+            assert torch.get_num_threads() == lanes
+        else:
+            pytest.fail("it did not fail")
+        finally:
+            torch.set_num_threads(before)
+        assert not [t for t in threading.enumerate() if t.name.startswith("crossgram")]
 
     def test_nothing_is_left_but_the_store(self, images: Path, tmp_path: Path) -> None:
         extract(images, network(), tmp_path / "a", recipe=RECIPE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,7 +87,7 @@ def embedded_batches(
     stop_at_bad_image: bool,
     lanes: int,
     seconds: Seconds,
-) -> Iterator[EmbeddedBatch]:
+) -> Generator[EmbeddedBatch, None, None]:
     """Run networks over batches, and yield what they give in the order of the batches.
 
     Parameters

@@ -226,7 +226,7 @@ class _ImageStream:
                 self._note(batch)
                 yield batch
 
-    def _embed(self) -> Iterator[EmbeddedBatch]:
+    def _embed(self) -> Generator[EmbeddedBatch, None, None]:
         rows, asked = self._images.rows, self._asked
         decoded = decoded_batches(
             self._collection,
@@ -248,17 +248,18 @@ class _ImageStream:
 
 
 @contextmanager
-def _ahead(batches: Iterator[EmbeddedBatch]) -> Iterator[Iterator[EmbeddedBatch]]:
+def _ahead(batches: Generator[EmbeddedBatch, None, None]) -> Iterator[Iterator[EmbeddedBatch]]:
     """Run an iterator in a thread of its own, a few items ahead; modes of torch are a thread's."""
     waiting: queue.Queue[EmbeddedBatch | BaseException | None] = queue.Queue(_BATCHES_AHEAD)
     stopping = threading.Event()
 
     def run() -> None:
         try:
-            for batch in batches:
-                waiting.put(batch)
-                if stopping.is_set():
-                    break
+            with closing(batches):
+                for batch in batches:
+                    waiting.put(batch)
+                    if stopping.is_set():
+                        break
             waiting.put(None)
         except BaseException as error:  # noqa: BLE001  (raised again by the reader)
             waiting.put(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -72,20 +73,22 @@ def run_tasks(
         seconds=seconds,
     )
     bad: list[BadImage] = []
-    for batch in embedded:
-        for store, rows in zip(stores, batch.rows, strict=True):
-            store.add(batch.start, rows)
-        bad += batch.bad
-        task = batch.start // job.task_rows
-        if batch.stop == job.rows(task)[1]:
-            started = time.perf_counter()
-            with run_errors(job.folder, "what is done is kept"):
-                for store in stores:
-                    store.write(*job.rows(task))
-                job.finish(task, bad)
-            bad = []
-            seconds.writing += time.perf_counter() - started
-        report(batch.stop - batch.start)
+    # it ends here what it has set for the thread, also after an error
+    with closing(embedded):
+        for batch in embedded:
+            for store, rows in zip(stores, batch.rows, strict=True):
+                store.add(batch.start, rows)
+            bad += batch.bad
+            task = batch.start // job.task_rows
+            if batch.stop == job.rows(task)[1]:
+                started = time.perf_counter()
+                with run_errors(job.folder, "what is done is kept"):
+                    for store in stores:
+                        store.write(*job.rows(task))
+                    job.finish(task, bad)
+                bad = []
+                seconds.writing += time.perf_counter() - started
+            report(batch.stop - batch.start)
     return seconds
 
 
