@@ -325,6 +325,14 @@ class TestAccumulateFromImages:
         assert message in said
         assert not (folder / "m.safetensors").exists()
 
+    def test_a_table_of_something_else_is_kept(self, folder: Path) -> None:
+        (folder / "m.bad-images.csv").write_text("mine")
+        said = refused(
+            *("accumulate", "--from-images", "images", "--model", "nets:a", "-o", "m.safetensors"),
+            cwd=folder,
+        )
+        assert "m.bad-images.csv: already exists" in said
+
     def test_a_bad_image_stops_it_if_asked_for(self, folder: Path) -> None:
         said = refused(
             *("accumulate", "--from-images", "images", "--model", "nets:a", "-o", "m.safetensors"),

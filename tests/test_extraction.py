@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -592,6 +593,14 @@ class TestResume:
                 return super().forward(batch)
 
         extract(images, Nested(10_000), tmp_path / "a", network="net", **OPTIONS)
+
+    def test_a_run_that_stopped_when_its_store_was_in_place_leaves_nothing_in_the_way(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        begin(images, tmp_path / "a")
+        shutil.rmtree(tmp_path / "a.partial" / "stores" / "net.zarr")
+        assert rows_of(resume(images, tmp_path / "a")).shape == (21, DIM)
+        assert not (tmp_path / "a.partial").exists()
 
     def test_a_run_that_stopped_before_it_began_leaves_nothing_in_the_way(
         self, images: Path, tmp_path: Path

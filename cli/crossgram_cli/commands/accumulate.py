@@ -90,6 +90,8 @@ def command(
     _check_inputs(stores, from_images, networks, names)
     read = stores or tuple(filter(None, [from_images]))
     check_output(Path(output), overwrite=overwrite)
+    if from_images is not None:
+        check_output(_bad_image_table(output), overwrite=overwrite)
     refuse_overlap(Path(output), *read, *filter(None, [options["weights"]]))
     options |= {
         "maps": [_map(text) for text in maps] or None,

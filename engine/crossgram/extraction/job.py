@@ -130,11 +130,12 @@ class Job:
 
     def bad_images(self) -> list[BadImage]:
         """Return the images that finished tasks could not use, by row."""
-        return [
+        found = [
             BadImage(**facts)
             for task in range(self.tasks)
             for facts in json.loads(self._mark(task).read_text(encoding="utf-8"))
         ]
+        return sorted(found, key=lambda image: image.row)
 
     @cached_property
     def _marks(self) -> Path:

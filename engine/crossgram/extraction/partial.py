@@ -92,9 +92,9 @@ def prepare_folder(
     InputError
         If another model, recipe, image list or option began it.
     """
-    if (folder / _RECORD).exists() and (folder / _STORES).exists():
+    if (folder / _RECORD).exists() and any((folder / _STORES).glob("*.zarr")):
         return _resumed(folder, collection, record)
-    # what a run that was killed at its very beginning left
+    # a run that was killed at its very beginning, or when its stores were in place, left the rest
     _clear(folder)
     with run_errors(folder):
         images = ImageList.write(collection, folder / _IMAGES)
