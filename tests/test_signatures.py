@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,25 @@ class TestApply:
         cg.apply(cg.fit(*pair), pair[0], tmp_path / "out.zarr")
         assert cg.EmbeddingStore.open(tmp_path / "out.zarr").signature is None
 
+    @pytest.mark.parametrize("odd", [{"recipe": "arcface"}, {"weights_sha256": None}])
+    def test_what_is_no_signature_is_none_and_does_not_spoil_files(
+        self, pair: tuple[Path, Path], tmp_path: Path, odd: dict[str, Any]
+    ) -> None:
+        write(pair[0], MADE | odd)
+        cg.fit(pair[0], np.ones((40, 2))).save(tmp_path / "map.safetensors")
+        assert cg.LinearMap.load(tmp_path / "map.safetensors").source.signature is None
+
     def test_arrays_have_no_signature(self, pair: tuple[Path, Path]) -> None:
         rows = np.eye(3)
         assert cg.fit(np.vstack([rows, -rows, 2 * rows]), np.ones((9, 2))).source.signature is None
         assert cg.fit(*pair).target.signature is None
+
+    def test_components_are_of_the_space_and_no_network_s_own(
+        self, pair: tuple[Path, Path]
+    ) -> None:
+        components = cg.principal_components(cg.accumulate(pair[:1])).projection(2)
+        assert components.source.signature == cg.EmbeddingStore.open(pair[0]).signature
+        assert components.target.signature is None
 
 
 class TestMoments:
@@ -97,6 +113,46 @@ class TestMoments:
             {name: MADE[name] for name in ("weights_sha256", "layer", "recipe")}
         ] * 2
 
+    @pytest.mark.parametrize("folds", [0, 2])
+    def test_of_unknown_making_keep_what_rows_added_or_subtracted_tell(
+        self, tmp_path: Path, folds: int
+    ) -> None:
+        known = write(tmp_path / "x.zarr", MADE)
+        part = cg.accumulate([known], folds=folds)
+        part.save(tmp_path / "m.safetensors")
+        without_signatures(tmp_path / "m.safetensors")
+        unknown = cg.load_moments(tmp_path / "m.safetensors")
+        twice = cg.merge_moments([unknown, unknown]).moments
+        other = write(tmp_path / "other.zarr", OTHER_WEIGHTS, seed=1)
+        for result in (
+            cg.add_rows(unknown, [known]),
+            cg.subtract_rows(unknown, [known]),
+            cg.subtract_rows(twice, [known]),
+            cg.subtract_moments(twice, part),
+        ):
+            with pytest.raises(cg.InputError, match=r"other\.zarr: was made with weights_sha256"):
+                cg.add_rows(result.moments, [other])
+
+    def test_that_differ_are_named_also_behind_ones_of_unknown_making(self, tmp_path: Path) -> None:
+        made = [None, MADE, OTHER_RECIPE]
+        shards = [
+            cg.accumulate([write(tmp_path / f"{k}.zarr", each, seed=k)], names=["x"])
+            for k, each in enumerate(made)
+        ]
+        with pytest.raises(cg.InputError, match=r"x of c\.st: was made .*, x of b\.st with"):
+            cg.merge_moments(shards, ["a.st", "b.st", "c.st"])
+        with pytest.raises(cg.InputError, match=r"x of c\.st: was made .*, x of the moments with"):
+            cg.subtract_moments(shards[1], shards[2], label="c.st")
+
+    def test_are_the_same_however_a_recipe_s_numbers_are_written(self, tmp_path: Path) -> None:
+        ones, floats = (
+            cg.accumulate(
+                [write(tmp_path / "x.zarr", MADE | {"recipe": RECIPE | {"scale": [one] * 3}})]
+            )
+            for one in (1, 1.0)
+        )
+        assert (ones + floats).rows == 80
+
     @pytest.mark.parametrize(("other", "said"), OTHERS)
     def test_do_not_take_rows_of_another_making(
         self, tmp_path: Path, other: dict[str, Any], said: str
@@ -112,7 +168,7 @@ class TestMoments:
         assert more.moments.rows == 80
 
 
-def without_signatures(path: Path, change: Any = None) -> None:
+def without_signatures(path: Path, change: Any = None, folds: slice = slice(None)) -> None:
     """Rewrite a file as an earlier version wrote it; or with something else in their place."""
     with safe_open(path, "numpy") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -126,8 +182,9 @@ def without_signatures(path: Path, change: Any = None) -> None:
     for name in ("source", "target"):
         if name in facts:
             facts[name] = changed(facts[name])
-    if "spaces" in facts:
-        facts["spaces"] = [changed(space) for space in facts["spaces"]]
+    for part in facts.get("folds", [facts])[folds]:
+        if "spaces" in part:
+            part["spaces"] = [changed(space) for space in part["spaces"]]
     save_file(tensors, path, metadata | {"crossgram": json.dumps(facts)})
 
 
@@ -149,6 +206,15 @@ class TestFiles:
         loaded = cg.load_moments(tmp_path / "m.safetensors")
         assert (loaded + cg.accumulate(pair)).spaces[0].signature is not None
 
+    def test_of_folds_that_differ_are_refused(
+        self, pair: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        cg.accumulate(pair, folds=2).save(tmp_path / "m.safetensors")
+        made = {name: OTHER_WEIGHTS[name] for name in ("weights_sha256", "layer", "recipe")}
+        without_signatures(tmp_path / "m.safetensors", json.dumps(made), folds=slice(1, None))
+        with pytest.raises(cg.CorruptDataError, match=r"m\.safetensors: .* different spaces"):
+            cg.load_moments(tmp_path / "m.safetensors")
+
     @pytest.mark.parametrize(
         "change", [1, "", "text", "[]", "{}", "[" * 5000, json.dumps(MADE) + " " * 5000, ["x"]]
     )
@@ -167,6 +233,11 @@ class TestFiles:
         assert spaces[1]["signature"] is None
         shown = crossgram("inspect", "m.safetensors", cwd=tmp_path).stdout
         assert "signature weights 1a2b1a2b1a2b, images 112 x 96" in shown
+        stores = [succeeds("inspect", path.name, cwd=tmp_path) for path in pair]
+        assert stores[0]["signature"] == spaces[0]["signature"]
+        assert stores[1]["signature"] is None
+        shown = crossgram("inspect", "x.zarr", cwd=tmp_path).stdout
+        assert re.search("\nsignature +weights 1a2b1a2b1a2b, images 112 x 96\n", shown)
 
 
 def test_spaces_that_differ_in_their_signature_alone_are_the_same_space() -> None:

@@ -101,12 +101,12 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, st
 
 def moments_lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what moments are, as names and values; a line for each step of their history."""
-    facts = {name: value for name, value in result.items() if name != "history"}
+    facts = _signed({name: value for name, value in result.items() if name != "history"})
     for name in ("source", "target"):
         if name in facts:
-            facts[name] = _space(facts[name])
+            facts[name] = _signed(facts[name])
     if "spaces" in facts:
-        facts["spaces"] = [_space(space) for space in facts["spaces"]]
+        facts["spaces"] = [_signed(space) for space in facts["spaces"]]
     lines = flattened(facts)
     for k, step in enumerate(result.get("history", ())):
         rows = (
@@ -120,8 +120,8 @@ def moments_lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def _space(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a space is, with a signature cut to what tells it at a glance."""
+def _signed(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a space or a store is, its signature cut to what tells it at a glance."""
     shown = {name: value for name, value in facts.items() if name != "signature"}
     signature = facts.get("signature")
     if signature is not None:

@@ -128,7 +128,8 @@ class FoldedMoments:
             prefix = f"fold.{k}."
             own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
             folds.append(Moments.from_parts(own, fold_facts, str(path)))
-        if len({(f.spaces, f.pairs, f.norms is None) for f in folds}) > 1:
+        signed = [tuple((space, space.signature) for space in fold.spaces) for fold in folds]
+        if len({*signed}) > 1 or len({(f.pairs, f.norms is None) for f in folds}) > 1:
             raise CorruptDataError(f"{path}: its folds are of different spaces; accumulate again")
         try:
             history = from_facts(facts)

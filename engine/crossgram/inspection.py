@@ -93,6 +93,7 @@ def _describe_zarr(path: Path) -> dict[str, Any]:
         "ids": _column(store.ids),
         "labels": _column(store.labels),
         "masked": _count(store.masked),
+        "signature": _signature(store.signature),
         "provenance": dict(store.provenance),
     }
 
@@ -144,8 +145,11 @@ def _of_moments(moments: Moments) -> dict[str, Any]:
 
 
 def _space(space: Space) -> dict[str, Any]:
-    known = space.signature is not None
-    return vars(space) | {"signature": json.loads(str(space.signature)) if known else None}
+    return vars(space) | {"signature": _signature(space.signature)}
+
+
+def _signature(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
 
 
 def _shape(source: Source) -> dict[str, Any]:

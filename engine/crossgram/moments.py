@@ -275,16 +275,12 @@ class Moments:
                 f"subtract: moments of {_counted(other)} from moments of {_counted(self)}; they "
                 "cannot be among them"
             )
-        if weight <= rounding:
-            rest = self.empty_like()
+        rest = self.empty_like() if weight <= rounding else self.copy()
+        rest.spaces = with_signatures(self.spaces, other.spaces)
+        if weight <= rounding or other.weight == 0:
             rest.rows, rest.skipped, rest.history = self.rows, self.skipped, self.history
             rest._count(other, -1)
             return rest
-        if other.weight == 0:
-            rest = self.copy()
-            rest._count(other, -1)
-            return rest
-        rest = self.copy()
         deltas = self._deltas(other)
         factor = -self.weight * other.weight / weight
         rest.squares = rest._combined_squares(other, -1.0, deltas, factor)

@@ -30,7 +30,7 @@ from crossgram.progress import ProgressCallback, ignore
 from crossgram.remainder import check_definite, digits_left
 from crossgram.selection import listed_rows
 from crossgram.source import SourceLike
-from crossgram.spaces import check_signature
+from crossgram.spaces import Space, check_signature
 
 __all__ = ["Revision", "add_rows", "merge_moments", "subtract_moments", "subtract_rows"]
 
@@ -88,6 +88,7 @@ def merge_moments(moments: Sequence[_AnyMoments], labels: Sequence[str] | None =
     names = labels or [f"moments {k + 1}" for k in range(len(moments))]
     for other, name in zip(moments[1:], names[1:], strict=True):
         _check_alike("merge", moments[0], names[0], other, name)
+    _check_signatures("merge", moments, names)
     merged = reduce(_merged, moments)
     inputs = [_moments_input(each, name) for each, name in zip(moments, names, strict=True)]
     step = Operation.now("merge", _rows(merged), None, inputs)
@@ -240,6 +241,7 @@ def subtract_moments(
     Moments(a: 3; 60 rows, 1 blocks)
     """
     _check_alike("subtract", moments, "the moments", other, label)
+    _check_signatures("subtract", (moments, other), ("the moments", label))
     doubts = check_removal(
         moments.history, _rows(moments), other.history, allow_unknown=allow_unknown
     )
@@ -317,7 +319,10 @@ def _opened(
     with paired_by(sources, options.join) as paired:
         plan = make_plan(
             paired,
-            spaces,
+            [
+                replace(space, signature=source.signature)
+                for space, source in zip(spaces, sources, strict=True)
+            ],
             parts[0].pairs,
             folds=folds or 1,
             precision=options.precision,
@@ -352,8 +357,6 @@ def _check_alike(verb: str, first: _AnyMoments, name: str, other: _AnyMoments, l
             f"{verb}: {label} is of the spaces {found}, {name} of {expected}; only moments of "
             "the same spaces have a sum or a difference"
         )
-    for space, same in zip(spaces, others, strict=True):
-        check_signature(space, same.signature, f"{verb}: {same.name} of {label}")
     pairs, other_pairs = (_parts(each)[0].pairs for each in (first, other))
     if pairs != other_pairs:
         i, j = min(pairs ^ other_pairs)
@@ -368,6 +371,16 @@ def _check_alike(verb: str, first: _AnyMoments, name: str, other: _AnyMoments, l
             f"{verb}: {label} is {kinds[1]}, {name} {kinds[0]}; accumulate both with the same "
             "--folds and --group-by"
         )
+
+
+def _check_signatures(verb: str, moments: Sequence[_AnyMoments], names: Sequence[str]) -> None:
+    known: dict[str, tuple[Space, str]] = {}
+    for each, name in zip(moments, names, strict=True):
+        for space in _parts(each)[0].spaces:
+            if space.signature is not None:
+                label = f"{space.name} of {name}"
+                first, first_label = known.setdefault(space.name, (space, label))
+                check_signature(first, space.signature, f"{verb}: {label}", first_label)
 
 
 def _folding(moments: _AnyMoments) -> str:

@@ -84,26 +84,32 @@ def signature_of(provenance: Mapping[str, Any]) -> str | None:
     """Return the signature of a space by what a store says of its making."""
     facts = {name: provenance[name] for name in _SIGNED if name in provenance}
     text = json.dumps(facts, sort_keys=True)
-    known = "weights_sha256" in facts and "recipe" in facts and len(text) <= _MOST_SIGNATURE
-    return text if known else None
+    return text if _is_signature(text) else None
 
 
-def check_signature(space: Space, signature: str | None, label: str) -> None:
+def check_signature(
+    space: Space, signature: str | None, label: str, known_as: str | None = None
+) -> None:
     """Refuse embeddings of another network or recipe than those a space is of.
 
     Raises
     ------
     InputError
-        With the first thing that differs; `label` is what messages call the embeddings.
+        With the first thing that differs; `label` is what messages call the embeddings, and
+        `known_as` the space, by default by its name.
     """
     if space.signature is None or signature is None or signature == space.signature:
         return
-    what, expected, found = _difference("", json.loads(space.signature), json.loads(signature))
-    raise InputError(
-        f"{label}: was made with {what} {_short(found)}, {space.name} with {_short(expected)}; "
-        "embeddings share a space only if weights, layer and recipe are the same: give those of "
-        f"the network and recipe that {space.name} is of"
-    )
+    expected, found = _facts(space.signature), _facts(signature)
+    for what in sorted({*expected, *found}):
+        if expected.get(what) != found.get(what):
+            known = known_as or space.name
+            raise InputError(
+                f"{label}: was made with {what} {_short(found.get(what))}, {known} with "
+                f"{_short(expected.get(what))}; embeddings share a space only if weights, layer "
+                "and recipe are the same: give those of the network and recipe that "
+                f"{known} is of"
+            )
 
 
 def with_signatures(spaces: Sequence[Space], others: Sequence[Space]) -> tuple[Space, ...]:
@@ -168,14 +174,11 @@ def _is_signature(text: Any) -> bool:
     )
 
 
-def _difference(name: str, expected: Any, found: Any) -> tuple[str, Any, Any]:
-    """Return the first thing in which two JSON values differ, and both of it."""
-    if isinstance(expected, dict) and isinstance(found, dict):
-        for key in sorted({*expected, *found}):
-            if expected.get(key) != found.get(key):
-                inner = f"{name}.{key}" if name else key
-                return _difference(inner, expected.get(key), found.get(key))
-    return name, expected, found
+def _facts(signature: str) -> dict[str, Any]:
+    """Return what a signature says, that of the recipe by dotted names."""
+    facts: dict[str, Any] = json.loads(signature)
+    recipe = facts.pop("recipe", {})
+    return facts | {f"recipe.{name}": value for name, value in recipe.items()}
 
 
 def _short(value: Any) -> str:
