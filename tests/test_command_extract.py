@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -73,19 +74,27 @@ def assert_same(found: Path, expected: Path) -> None:
         np.testing.assert_array_equal(rows_of(store), rows_of(other))
 
 
-def refused_here(*arguments: object, capsys: pytest.CaptureFixture[str]) -> str:
+@pytest.fixture
+def refused_here(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
     """Run in this process, which has imported PyTorch already; expect exit status 2."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-        sys.modules.pop("nets", None)
-    assert caught.value.code == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    return shown.err
+
+    def run(*arguments: object) -> str:
+        monkeypatch.chdir(folder)
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as caught:
+                main([str(argument) for argument in arguments])
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+            sys.modules.pop("nets", None)
+        assert caught.value.code == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        return shown.err
+
+    return run
 
 
 def started(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
@@ -167,11 +176,9 @@ class TestRefusals:
         folder: Path,
         arguments: tuple[object, ...],
         message: str,
-        capsys: pytest.CaptureFixture[str],
-        monkeypatch: pytest.MonkeyPatch,
+        refused_here: Callable[..., str],
     ) -> None:
-        monkeypatch.chdir(folder)
-        said = refused_here("extract", "images", "a.zarr", *arguments, capsys=capsys)
+        said = refused_here("extract", "images", "a.zarr", *arguments)
         assert message in " ".join(said.split())
         assert sorted(path.name for path in folder.glob("*")) in (
             ["images", "nets.py"],
@@ -317,11 +324,9 @@ class TestAccumulateFromImages:
         folder: Path,
         arguments: tuple[object, ...],
         message: str,
-        capsys: pytest.CaptureFixture[str],
-        monkeypatch: pytest.MonkeyPatch,
+        refused_here: Callable[..., str],
     ) -> None:
-        monkeypatch.chdir(folder)
-        said = refused_here("accumulate", *arguments, "-o", "m.safetensors", capsys=capsys)
+        said = refused_here("accumulate", *arguments, "-o", "m.safetensors")
         assert message in said
         assert not (folder / "m.safetensors").exists()
 

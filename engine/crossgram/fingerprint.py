@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crossgram.history import Input
 from crossgram.source import Source, masked_rows
 from crossgram.store import Column
 
-__all__ = ["fingerprint", "id_sum"]
+__all__ = ["fingerprint", "id_hashes", "id_sum"]
 
 _COLUMN_ROWS = 65_536
 
@@ -26,12 +28,16 @@ def id_sum(ids: Column | None) -> str | None:
     total = 0
     for start in range(0, len(ids), _COLUMN_ROWS):
         values = ids.read(start, min(start + _COLUMN_ROWS, len(ids)))
-        hashes = b"".join(
-            hashlib.blake2b(str(value).encode(), digest_size=8).digest()
-            for value in values.tolist()
-        )
-        total += int(np.frombuffer(hashes, "<u8").sum(dtype=np.uint64))
+        total += int(id_hashes(values).sum(dtype=np.uint64))
     return f"{total % (1 << 64):016x}"
+
+
+def id_hashes(values: NDArray[Any]) -> NDArray[np.uint64]:
+    """Return a 64-bit hash of each id, the same on every machine."""
+    hashes = b"".join(
+        hashlib.blake2b(str(value).encode(), digest_size=8).digest() for value in values.tolist()
+    )
+    return np.frombuffer(hashes, "<u8")
 
 
 def fingerprint(source: Source, ids: str | None) -> Input:

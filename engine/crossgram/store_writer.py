@@ -64,11 +64,6 @@ class Layout:
         """Rows of one stored object, which is written as a whole."""
         return self.shard_rows or self.chunk_rows
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of an embedding."""
-        return self.dim * self.dtype.itemsize
-
     @classmethod
     def of(
         cls,

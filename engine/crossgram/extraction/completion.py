@@ -14,7 +14,7 @@ import numpy as np
 import zarr
 
 from crossgram.errors import InputError
-from crossgram.extraction.job import BadImage, Job
+from crossgram.extraction.job import STORES, BadImage, Job
 from crossgram.heads import ClassifierHead
 from crossgram.images import ImageList
 from crossgram.output import check_output, put_folder, run_errors, whole_file
@@ -43,9 +43,14 @@ class Outputs:
     out: Path
     names: Sequence[str]
 
+    @property
+    def several(self) -> bool:
+        """Whether `out` is a folder."""
+        return len(self.names) > 1
+
     def store(self, name: str) -> Path:
         """Where the store of a network is."""
-        return self.out if len(self.names) == 1 else self.out / f"{name}.zarr"
+        return self.out / f"{name}.zarr" if self.several else self.out
 
     def head(self, name: str) -> Path:
         """Where the classifier head of a network is."""
@@ -62,12 +67,12 @@ class Outputs:
         What is beside the store may be from the end of a run that goes on.
         """
         check_output(self.out, overwrite=overwrite, folder=True)
-        if len(self.names) == 1:
+        if not self.several:
             for path in (self.bad_images, self.head(self.names[0])):
                 check_output(path, overwrite=overwrite or resumed)
 
     def _beside(self, inside: str, ending: str) -> Path:
-        if len(self.names) > 1:
+        if self.several:
             return self.out / inside
         return self.out.with_name(f"{self.out.stem}.{ending}")
 
@@ -111,13 +116,12 @@ def complete(
             group = zarr.open_group(path, mode="r+")
             columns = [*_copy_columns(job.images, path), *_write_mask(group, job, unusable[name])]
             seal(group, columns, {**provenance[name], "images_sha256": job.images.digest})
-        several = len(outputs.names) > 1
         # of several networks, everything is put in place at once
-        side = Outputs(job.folder / "stores", outputs.names) if several else outputs
+        side = Outputs(job.folder / STORES, outputs.names) if outputs.several else outputs
         for name, head in heads.items():
             head.save(side.head(name), overwrite=True)
         write_bad_images(bad, job.images, side.bad_images)
-        if several:
+        if outputs.several:
             (side.out / "extraction.json").write_text(
                 json.dumps({"networks": dict(provenance), "rows": job.images.rows}, indent=1),
                 encoding="utf-8",
@@ -146,7 +150,7 @@ def write_bad_images(bad: Sequence[BadImage], images: ImageList, path: Path) -> 
 
 
 def _masked(bad: Sequence[BadImage], name: str) -> set[int]:
-    return {image.row for image in bad if image.network in (None, name)}
+    return {image.row for image in bad if image.concerns(name)}
 
 
 def _copy_columns(images: ImageList, store: Path) -> Iterator[str]:

@@ -115,7 +115,8 @@ def embedded_batches(
         If a network gives no finite row for a whole batch, or one for an image that is to stop the
         run.
     """
-    positions = [geometries_of(networks).index(geometry(own.recipe)) for own in networks]
+    geometries = geometries_of(networks)
+    positions = [geometries.index(geometry(own.recipe)) for own in networks]
     per_lane = copies(networks, lanes)
 
     def embed(lane: int, decode: Callable[[], DecodedBatch]) -> tuple[EmbeddedBatch, Seconds]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 from crossgram.images import Collection, ImageList
@@ -13,7 +12,10 @@ from crossgram.networks.loading import GivenNetwork
 from crossgram.networks.spec import NetworkSpec
 from crossgram.output import whole_file
 
-__all__ = ["BadImage", "Job", "Running"]
+__all__ = ["MARKS", "STORES", "BadImage", "Job", "Running", "store_path"]
+
+STORES, MARKS = "stores", "done"
+"""Folders of stores that are being made, and of marks of tasks that are done."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class BadImage:
     row: int
     network: str | None
     reason: str
+
+    def concerns(self, network: str) -> bool:
+        """Tell whether a network has no embedding of the image."""
+        return self.network in (None, network)
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ class Job:
 
     def store_path(self, name: str) -> Path:
         """Where the store of a network is made."""
-        return self.folder / "stores" / f"{name}.zarr"
+        return store_path(self.folder, name)
 
     def unfinished(self) -> list[int]:
         """Return the tasks that have left no mark."""
@@ -137,9 +143,14 @@ class Job:
         ]
         return sorted(found, key=lambda image: image.row)
 
-    @cached_property
+    @property
     def _marks(self) -> Path:
-        return self.folder / "done"
+        return self.folder / MARKS
 
     def _mark(self, task: int) -> Path:
         return self._marks / f"{task:08d}.json"
+
+
+def store_path(folder: Path, name: str) -> Path:
+    """Where the store of a network is made, in the folder of a job."""
+    return folder / STORES / f"{name}.zarr"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,15 +13,15 @@ from typing import Any
 import zarr
 
 from crossgram.errors import CorruptDataError, InputError
+from crossgram.extraction.job import MARKS, STORES, store_path
 from crossgram.images import Collection, ImageList, list_digest
 from crossgram.output import run_errors, uninterrupted, whole_file
 from crossgram.store_writer import Layout
 
 __all__ = ["locked", "partial_folder", "prepare_folder"]
 
-_RECORD, _LOCK = "run.json", "lock"
-_IMAGES, _STORES, _MARKS = "images", "stores", "done"
-_CONTENTS = {_RECORD, _LOCK, _IMAGES, _STORES, _MARKS}
+_RECORD, _LOCK, _IMAGES = "run.json", "lock", "images"
+_CONTENTS = {_RECORD, _LOCK, _IMAGES, STORES, MARKS}
 
 
 def partial_folder(out: str | Path) -> Path:
@@ -92,17 +91,16 @@ def prepare_folder(
     InputError
         If another model, recipe, image list or option began it.
     """
-    if (folder / _RECORD).exists() and any((folder / _STORES).glob("*.zarr")):
+    if (folder / _RECORD).exists() and any((folder / STORES).glob("*.zarr")):
         return _resumed(folder, collection, record)
     # a run that was killed at its very beginning, or when its stores were in place, left the rest
     _clear(folder)
     with run_errors(folder):
         images = ImageList.write(collection, folder / _IMAGES)
         for name, layout in layouts(images.rows).items():
-            path = folder / _STORES / f"{name}.zarr"
-            group = zarr.create_group(path, zarr_format=3)
+            group = zarr.create_group(store_path(folder, name), zarr_format=3)
             layout.create(group, images.rows)
-        (folder / _MARKS).mkdir()
+        (folder / MARKS).mkdir()
         started = {
             **record,
             "rows": images.rows,
@@ -154,11 +152,9 @@ def _is_ours(path: Path) -> bool:
 def _clear(folder: Path) -> None:
     def remove() -> None:
         # the record first: without it, what is left is known to be incomplete
-        for name in (_RECORD, _MARKS, _STORES, _IMAGES):
+        (folder / _RECORD).unlink(missing_ok=True)
+        for name in (MARKS, STORES, _IMAGES):
             with suppress(FileNotFoundError, NotADirectoryError):
-                if name == _RECORD:
-                    os.unlink(folder / name)  # noqa: PTH108
-                else:
-                    shutil.rmtree(folder / name)
+                shutil.rmtree(folder / name)
 
     uninterrupted(remove)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import crossgram
@@ -23,9 +24,9 @@ from crossgram.extraction.lanes import lanes_for
 from crossgram.extraction.options import Options
 from crossgram.extraction.partial import locked, partial_folder, prepare_folder
 from crossgram.extraction.sizing import find_batch_size, find_decoders
-from crossgram.extraction.tasks import load_networks, run_tasks
+from crossgram.extraction.tasks import run_tasks
 from crossgram.images import Collection, Recipe, open_collection
-from crossgram.networks.loading import GivenNetwork, load_network
+from crossgram.networks.loading import GivenNetwork, load_networks
 from crossgram.networks.network import Network, choose_device
 from crossgram.networks.spec import NetworkSpec, refuse_repeated_names
 from crossgram.output import refuse_overlap
@@ -191,15 +192,9 @@ def extract_with_report(
         cluster_client(asked.workers, asked.scheduler) as client,
         lanes_for(asked.device, compiled=asked.compiled) as lanes,
     ):
-        networks = [
-            load_network(
-                network,
-                device=asked.device,
-                precision=asked.precision,
-                compiled=asked.compiled,
-            )
-            for network in given
-        ]
+        networks = load_networks(
+            given, device=asked.device, precision=asked.precision, compiled=asked.compiled
+        )
         with locked(folder, restart=asked.restart):
             job = _begin(folder, collection, given, networks, asked, on_cluster=client is not None)
             todo = job.unfinished()
@@ -258,18 +253,19 @@ def _begin(
         "networks": {network.name: dict(network.facts) for network in networks},
         **asked.to_record(),
     }
-    images, batch_size = prepare_folder(
+    images, first_size = prepare_folder(
         folder,
         collection,
         record,
         layouts,
         lambda: asked.batch_size or find_batch_size(networks),
     )
+    batch_size = asked.batch_size or first_size
     decoders = asked.decoders
     if decoders is None and on_cluster:
         decoders = _decoders_on_cluster(asked.device)
     elif decoders is None:
-        decoders = find_decoders(collection, images, networks, asked.batch_size or batch_size)
+        decoders = find_decoders(collection, images, networks, batch_size)
     return Job(
         folder=folder.absolute(),
         collection=open_collection(collection.root.absolute()),
@@ -281,7 +277,7 @@ def _begin(
             device=asked.device,
             precision=asked.precision,
             compiled=asked.compiled,
-            batch_size=asked.batch_size or batch_size,
+            batch_size=batch_size,
             decoders=decoders,
             # workers of a cluster that is joined have been given theirs already
             spread=asked.workers is not None,
@@ -307,7 +303,7 @@ def _reporter(
     resumed: int,
     progress: ProgressCallback,
 ) -> Callable[[int], None]:
-    row_bytes = sum(asked.layout(own.dim, 1).row_bytes for own in networks)
+    row_bytes = sum(network.dim for network in networks) * np.dtype(asked.dtype).itemsize
     done = resumed
 
     def report(rows: int) -> None:
@@ -357,7 +353,12 @@ def _run_on_worker(task: int, job: Job) -> tuple[int, Seconds]:
     with _worker_lock, lanes_for(running.device, compiled=running.compiled) as lanes:
         if job.token not in _loaded:
             _loaded.clear()
-            _loaded[job.token] = load_networks(job, _own_device(running))
+            _loaded[job.token] = load_networks(
+                job.networks,
+                device=_own_device(running),
+                precision=running.precision,
+                compiled=running.compiled,
+            )
         return job.rows_of([task]), run_tasks(job, [task], _loaded[job.token], lanes)
 
 

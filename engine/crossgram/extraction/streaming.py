@@ -32,7 +32,7 @@ from crossgram.extraction.sizing import find_batch_size, find_decoders
 from crossgram.folds import FoldedMoments
 from crossgram.images import Collection, ImageList, open_collection
 from crossgram.moments import Moments
-from crossgram.networks.loading import load_network
+from crossgram.networks.loading import load_networks
 from crossgram.networks.network import Network
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.row_file import RowFile
@@ -99,12 +99,9 @@ def accumulate_images(
         tempfile.TemporaryDirectory(prefix="crossgram-images-") as folder,
         lanes_for(asked.device, compiled=asked.compiled) as lanes,
     ):
-        networks = [
-            load_network(
-                network, device=asked.device, precision=asked.precision, compiled=asked.compiled
-            )
-            for network in given
-        ]
+        networks = load_networks(
+            given, device=asked.device, precision=asked.precision, compiled=asked.compiled
+        )
         listed = ImageList.write(collection, Path(folder) / "images")
         stream = _ImageStream(collection, listed, networks, asked, lanes, Path(folder), progress)
         with closing(stream):
@@ -208,7 +205,7 @@ class _ImageStream:
         """Keep what is asked for out of order: masks, and the first and the last row."""
         for bad in batch.bad:
             for mask, network in zip(self._masks, self._networks, strict=True):
-                if bad.network in (None, network.name):
+                if bad.concerns(network.name):
                     mask[np.array([bad.row])] = np.array([True])
         self.bad += batch.bad
         for row in (0, self._images.rows - 1):

@@ -14,21 +14,11 @@ from numpy.typing import NDArray
 from crossgram.extraction.batches import BatchRanges, decoded_batches
 from crossgram.extraction.embedding import Seconds, embedded_batches, geometries_of
 from crossgram.extraction.job import BadImage, Job
-from crossgram.networks.loading import load_network
 from crossgram.networks.network import Network
 from crossgram.output import run_errors, uninterrupted
 from crossgram.zarr_io import sync_rows
 
-__all__ = ["load_networks", "run_tasks"]
-
-
-def load_networks(job: Job, device: str) -> list[Network]:
-    """Load the networks of a job on a device."""
-    running = job.running
-    return [
-        load_network(given, device=device, precision=running.precision, compiled=running.compiled)
-        for given in job.networks
-    ]
+__all__ = ["run_tasks"]
 
 
 def run_tasks(

@@ -17,6 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from crossgram.errors import InputError
+from crossgram.fingerprint import id_hashes
 from crossgram.images.entry import BOX, LANDMARKS, Collection, ImageEntry
 from crossgram.row_file import RowFile
 from crossgram.store import Column
@@ -175,11 +176,10 @@ def _numbers(row: NDArray[np.float64]) -> tuple[float, ...] | None:
 def _refuse_repeated(ids: Column, root: Path) -> None:
     """Refuse an id that occurs twice; by hashes in a file, as many at a time as memory holds."""
     with tempfile.TemporaryDirectory() as folder:
-        hashes = RowFile(Path(folder) / "hashes", (len(ids),), np.int64)
+        hashes = RowFile(Path(folder) / "hashes", (len(ids),), np.uint64)
         for start in range(0, len(ids), _BATCH):
             rows = np.arange(start, min(start + _BATCH, len(ids)))
-            values = ids.read(int(rows[0]), int(rows[-1]) + 1)
-            hashes[rows] = np.fromiter((_hash(str(value)) for value in values), np.int64)
+            hashes[rows] = id_hashes(ids.read(int(rows[0]), int(rows[-1]) + 1))
         partitions = -(-len(ids) // _PARTITION_ROWS)
         for own in range(partitions):
             starts = range(0, len(ids), _PARTITION_ROWS)
@@ -187,15 +187,15 @@ def _refuse_repeated(ids: Column, root: Path) -> None:
             kept = np.concatenate([part[part % partitions == own] for part in parts])
             unique, counts = np.unique(kept, return_counts=True)
             if len(unique) < len(kept):
-                _refuse_equal(ids, set(unique[counts > 1].tolist()), root)
+                _refuse_equal(ids, unique[counts > 1], root)
 
 
-def _refuse_equal(ids: Column, hashes: set[int], root: Path) -> None:
+def _refuse_equal(ids: Column, hashes: NDArray[np.uint64], root: Path) -> None:
     """Refuse ids of some hashes if they are equal: of very many, some have the same by chance."""
     counts: Counter[str] = Counter()
     for start in range(0, len(ids), _BATCH):
-        values = map(str, ids.read(start, min(start + _BATCH, len(ids))))
-        counts.update(value for value in values if _hash(value) in hashes)
+        values = ids.read(start, min(start + _BATCH, len(ids)))
+        counts.update(map(str, values[np.isin(id_hashes(values), hashes)]))
         if len(counts) > _MOST_NAMED:
             break
     name, count = counts.most_common(1)[0]
@@ -204,7 +204,3 @@ def _refuse_equal(ids: Column, hashes: set[int], root: Path) -> None:
             f"{root}: the id {name!r} occurs {count} times or more; ids name one image each, so "
             "take one away, or give the list a column `id`"
         )
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)

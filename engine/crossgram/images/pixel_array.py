@@ -19,6 +19,8 @@ from crossgram.zarr_io import check_array, chunk_rows, open_node, read_rows
 
 __all__ = ["PixelArray"]
 
+_Chunk = tuple[int, NDArray[np.uint8]]
+
 
 @dataclass
 class PixelArray:
@@ -31,9 +33,8 @@ class PixelArray:
     """
 
     root: Path
-    # the chunk that was read last: images are read in order
-    _start: int = field(default=0, init=False, repr=False)
-    _pixels: NDArray[np.uint8] | None = field(default=None, init=False, repr=False, compare=False)
+    # the chunk that was read last, and its first image: images are read in order
+    _held: _Chunk | None = field(default=None, init=False, repr=False, compare=False)
 
     def entries(self) -> Iterator[ImageEntry]:
         """List the images."""
@@ -42,12 +43,14 @@ class PixelArray:
     def read(self, entry: ImageEntry) -> NDArray[np.uint8]:
         """Return the pixels of an image."""
         number = entry.place[0]
-        if self._pixels is None or not 0 <= number - self._start < len(self._pixels):
+        held = self._held
+        if held is None or not 0 <= number - held[0] < len(held[1]):
             try:
-                self._start, self._pixels = _chunk(self.root, number)
+                self._held = held = _chunk(self.root, number)
             except CrossgramError as error:
                 raise UnusableImageError(str(error)) from error
-        pixels: NDArray[np.uint8] = self._pixels[number - self._start]
+        start, chunk = held
+        pixels: NDArray[np.uint8] = chunk[number - start]
         return pixels
 
 
@@ -86,7 +89,7 @@ def _array(path: Path) -> zarr.Array[Any]:
     return node
 
 
-def _chunk(path: Path, number: int) -> tuple[int, NDArray[np.uint8]]:
+def _chunk(path: Path, number: int) -> _Chunk:
     """Return the images that are stored with one, and the number of the first."""
     if _is_npy(path):
         shape, _, _, offset = read_npy_header(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +23,7 @@ from crossgram.networks.onnx import OnnxNetwork
 from crossgram.networks.spec import OUTPUT, PENULTIMATE, NetworkSpec
 from crossgram.networks.weights import file_digest, load_weights, module_digest
 
-__all__ = ["GivenNetwork", "load_network"]
+__all__ = ["GivenNetwork", "load_network", "load_networks"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,15 @@ class GivenNetwork:
     name: str
     module: torch.nn.Module
     recipe: Recipe
+
+
+def load_networks(
+    given: Sequence[NetworkSpec | GivenNetwork], *, device: str, precision: str, compiled: bool
+) -> list[Network]:
+    """Load several networks in one way; see `load_network`."""
+    return [
+        load_network(one, device=device, precision=precision, compiled=compiled) for one in given
+    ]
 
 
 def load_network(
@@ -95,7 +104,7 @@ def load_network(
     facts = {
         "network": given.name,
         "model": given.text,
-        "layer": given.layer or (PENULTIMATE if given.kind in _CLASSIFIERS else OUTPUT),
+        "layer": _layer(given),
         **parts.facts,
     }
     make = partial(
@@ -131,6 +140,10 @@ class _Parts:
 
 
 _CLASSIFIERS = ("torchvision", "timm")
+
+
+def _layer(spec: NetworkSpec) -> str:
+    return spec.layer or (PENULTIMATE if spec.kind in _CLASSIFIERS else OUTPUT)
 
 
 def _torchvision(spec: NetworkSpec, device: torch.device) -> _Parts:
@@ -212,7 +225,7 @@ def _with_weights(
         load_weights(module, Path(spec.weights), spec.name)
     facts = {"weights_sha256": module_digest(module)}
     module = module.eval().to(device)
-    layer = spec.layer or (PENULTIMATE if spec.kind in _CLASSIFIERS else OUTPUT)
+    layer = _layer(spec)
     if layer == OUTPUT or recipe is None:
         return _Parts(module, recipe, facts, is_ours=True)
     if layer != PENULTIMATE:
