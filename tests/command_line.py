@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -55,13 +56,15 @@ def interrupted(*arguments: object, cwd: Path, number: signal.Signals, once: str
         text=True,
         # A shell lets its background jobs ignore SIGINT, and what they start inherits that.
         preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+        start_new_session=True,
     )
     deadline = time.monotonic() + 60
     while not list(cwd.glob(once)):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(number)
+    # to all that it started, too, as a terminal does
+    os.killpg(process.pid, number)
     _, message = process.communicate(timeout=60)
     assert process.returncode == 130
     return message

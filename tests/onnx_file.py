@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 KINDS = {"float32": 1, "float16": 10}
 
 
@@ -27,18 +30,41 @@ def _value(name: str, shape: Sequence[int | str], kind: str) -> bytes:
     return _field(1, name) + _field(2, _field(1, tensor))
 
 
-def _node(operator: str, taken: str, given: str) -> bytes:
-    return _field(1, taken) + _field(2, given) + _field(4, operator)
+def _node(operator: str, taken: str | Sequence[str], given: str) -> bytes:
+    names = (taken,) if isinstance(taken, str) else taken
+    return b"".join(_field(1, name) for name in names) + _field(2, given) + _field(4, operator)
 
 
-def write_onnx(path: Path, shape: Sequence[int | str], kind: str = "float32") -> Path:
+def _kept_apart(name: str, values: NDArray[np.float32], path: Path) -> bytes:
+    """Write values to a file, and return the tensor that is kept there."""
+    path.write_bytes(values.tobytes())
+    sides = b"".join(_field(1, side) for side in values.shape)
+    place = _field(13, _field(1, "location") + _field(2, path.name))
+    return sides + _field(2, KINDS["float32"]) + _field(8, name) + place + _field(14, 1)
+
+
+def write_onnx(
+    path: Path,
+    shape: Sequence[int | str],
+    kind: str = "float32",
+    weights: tuple[str, NDArray[np.float32]] | None = None,
+) -> Path:
     """Write a network from `images` to `flat`, (n, pixels), and to `negative`, the same below 0.
 
-    Text in the shape is an axis of any length. The numbers are those of the fields in onnx.proto.
+    Text in the shape is an axis of any length. Weights are kept in another file, of a name, and
+    multiply what becomes `negative`. The numbers are those of the fields in onnx.proto.
     """
+    negative = _field(1, _node("Neg", "flat", "negative"))
+    if weights is not None:
+        file, values = weights
+        negative = (
+            _field(1, _node("Neg", "flat", "below"))
+            + _field(1, _node("Mul", ("below", "weights"), "negative"))
+            + _field(5, _kept_apart("weights", values, path.parent / file))
+        )
     graph = (
         _field(1, _node("Flatten", "images", "flat"))
-        + _field(1, _node("Neg", "flat", "negative"))
+        + negative
         + _field(2, "small")
         + _field(11, _value("images", shape, kind))
         + _field(12, _value("flat", (shape[0], "pixels"), kind))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from photographs import DIM, IDS, RECIPE, network, one_at_a_time, write_images
@@ -22,7 +25,9 @@ from strategies import rows_of
 import crossgram as cg
 from crossgram.extraction import extract, extract_with_report
 from crossgram.extraction.batches import BatchRanges
-from crossgram.networks.loading import GivenNetwork
+from crossgram.extraction.tasks import run_tasks
+from crossgram.images import PRESETS
+from crossgram.networks.loading import GivenNetwork, load_network
 
 
 @pytest.fixture
@@ -100,6 +105,15 @@ class TestRows:
         assert [report.rows for report in seen] == [8, 16, 21]
         assert {report.total_rows for report in seen} == {21}
         assert seen[-1].bytes == 21 * DIM * 4
+
+    def test_progress_is_told_outside_of_the_modes_of_torch(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        def watch(_: cg.Progress) -> None:
+            assert not torch.is_inference_mode_enabled()
+            assert torch.ones(1, requires_grad=True).requires_grad
+
+        extract(images, network(), tmp_path / "a", recipe=RECIPE, batch_size=8, progress=watch)
 
     def test_half_precision_is_stored_where_asked_for(self, images: Path, tmp_path: Path) -> None:
         options: dict[str, Any] = {"recipe": RECIPE, "batch_size": 8}
@@ -253,7 +267,7 @@ class TestBadImages:
     def test_are_listed_with_the_reason(self, images: Path, tmp_path: Path) -> None:
         bad = spoil(images)
         report = extract_with_report(images, two_networks()[:1], tmp_path / "a.zarr")
-        assert report.bad_image_table == tmp_path / "a.bad-images.csv"
+        assert report.bad_image_table == tmp_path / "a.zarr.bad-images.csv"
         with report.bad_image_table.open() as file:
             listed = list(csv.DictReader(file))
         assert [(row["id"], int(row["row"])) for row in listed] == [(IDS[k], k) for k in bad]
@@ -276,7 +290,7 @@ class TestBadImages:
         extract(images, network(), tmp_path / "a.zarr", recipe=RECIPE)
         write_images(images, IDS)
         extract(images, network(), tmp_path / "a.zarr", recipe=RECIPE, overwrite=True)
-        assert not (tmp_path / "a.bad-images.csv").exists()
+        assert not (tmp_path / "a.zarr.bad-images.csv").exists()
 
     @pytest.mark.parametrize("decoders", [0, 1])
     def test_the_first_stops_the_run_if_asked_for(
@@ -334,8 +348,38 @@ class TestBadImages:
         broken = network()
         with torch.no_grad():
             broken[5].bias[0] = float("nan")
-        with pytest.raises(cg.NonFiniteError, match=r"ann/0\.png: Sequential gives NaN"):
-            extract(images, broken, tmp_path / "a", recipe=RECIPE, batch_size=8)
+        names = [f"{number:04}.png" for number in range(600)]
+        many = write_images(tmp_path / "many", names)
+        seen: list[cg.Progress] = []
+        with pytest.raises(cg.NonFiniteError, match=r"png: Sequential gives NaN"):
+            extract(
+                many,
+                broken,
+                tmp_path / "a",
+                recipe=RECIPE,
+                batch_size=8,
+                chunk_rows=8,
+                progress=seen.append,
+            )
+        assert seen[-1].rows == 504
+        with pytest.raises(cg.InputError, match="none of the 21 images has an embedding"):
+            extract(images, broken, tmp_path / "b", recipe=RECIPE, batch_size=8)
+
+    @pytest.mark.parametrize("first", [0, 8])
+    def test_a_batch_of_images_that_a_network_cannot_embed_does_not_stop_it(
+        self, tmp_path: Path, first: int
+    ) -> None:
+        class Roots(torch.nn.Module):
+            def forward(self, batch: torch.Tensor) -> torch.Tensor:
+                return batch.mean((2, 3)).sqrt()
+
+        names = [f"{number:02}.png" for number in range(24)]
+        folder = write_images(tmp_path / "some", names)
+        for name in names[first : first + 8]:
+            Image.new("RGB", (6, 8)).save(folder / name)
+        recipe = cg.Recipe((8, 6), 3, (0.1,) * 3, (1.0,) * 3)
+        store = extract(folder, Roots(), tmp_path / "a", recipe=recipe, batch_size=8)
+        assert np.flatnonzero(masked(store)).tolist() == list(range(first, first + 8))
 
     @pytest.mark.parametrize("decoders", [0, 1])
     def test_what_is_odd_in_a_file_is_not_worth_a_warning(
@@ -406,6 +450,70 @@ class TestRefusals:
     def test_a_head_that_was_not_cut_off_is_refused(self, images: Path, tmp_path: Path) -> None:
         with pytest.raises(cg.InputError, match="no classifier was cut off Sequential"):
             extract(images, network(), tmp_path / "a", recipe=RECIPE, heads=True)
+
+    @pytest.mark.parametrize("preset", ["arcface", "facenet"])
+    def test_a_recipe_needs_what_it_cuts_images_by(
+        self, images: Path, tmp_path: Path, preset: str
+    ) -> None:
+        recipe = replace(PRESETS[preset], size=(8, 6))
+        with pytest.raises(cg.InputError, match=r"no image has (boxes|landmarks), by which .* net"):
+            extract(images, network(), tmp_path / "a", network="net", recipe=recipe)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
+
+    def test_facts_of_the_network_are_recorded_as_they_are(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        for name in ("network", "recipe", "weights_sha256"):
+            with pytest.raises(cg.InputError, match=f"provenance: holds '{name}'"):
+                extract(
+                    images, network(), tmp_path / "a", recipe=RECIPE, provenance={name: "other"}
+                )
+
+    @pytest.mark.parametrize("name", ["", "a/b", "..\\a", "/etc"])
+    def test_the_name_of_a_network_is_that_of_a_file(
+        self, images: Path, tmp_path: Path, name: str
+    ) -> None:
+        given = [GivenNetwork(name, network(), RECIPE), *two_networks()]
+        with pytest.raises(cg.InputError, match="is the name of a network, expected letters"):
+            extract_with_report(images, given, tmp_path / "a")
+
+    def test_an_output_has_a_name(self, images: Path) -> None:
+        with pytest.raises(cg.InputError, match="has no name of its own"):
+            extract(images, network(), ".", recipe=RECIPE)
+
+    def test_an_output_that_came_during_the_run_is_kept(self, images: Path, tmp_path: Path) -> None:
+        def put(_: cg.Progress) -> None:
+            (tmp_path / "a").mkdir(exist_ok=True)
+            (tmp_path / "a" / "thesis.txt").write_text("mine")
+
+        with pytest.raises(cg.OutputExistsError, match="already exists"):
+            extract(images, network(), tmp_path / "a", recipe=RECIPE, progress=put)
+        assert (tmp_path / "a" / "thesis.txt").read_text() == "mine"
+        shutil.rmtree(tmp_path / "a")
+        report = extract_with_report(
+            images, [GivenNetwork("Sequential", network(), RECIPE)], tmp_path / "a"
+        )
+        assert report.resumed_rows == 21
+
+    def test_what_is_beside_two_outputs_is_not_the_same(self, images: Path, tmp_path: Path) -> None:
+        spoil(images)
+        outputs = ("v1.0", "v1.1", "v.zarr", "v.safetensors")
+        for out in outputs:
+            report = extract_with_report(images, two_networks()[:1], tmp_path / out)
+            assert report.bad_image_table == tmp_path / f"{out}.bad-images.csv"
+        assert len(list(tmp_path.glob("*.bad-images.csv"))) == len(outputs)
+
+    def test_decoding_processes_end_with_an_error(self, images: Path, tmp_path: Path) -> None:
+        def stop(_: cg.Progress) -> None:
+            assert multiprocessing.active_children()
+            raise ZeroDivisionError
+
+        options: dict[str, Any] = {"recipe": RECIPE, "batch_size": 1, "decoders": 2}
+        with pytest.raises(ZeroDivisionError) as caught:
+            extract(images, network(), tmp_path / "a", progress=stop, **options)
+        # while it is being handled
+        assert caught.value.__traceback__ is not None
+        assert not multiprocessing.active_children()
 
     def test_an_existing_output_is_kept(self, images: Path, tmp_path: Path) -> None:
         (tmp_path / "a").mkdir()
@@ -513,12 +621,12 @@ class TestResume:
     def test_the_same_batch_size_is_found_again(self, images: Path, tmp_path: Path) -> None:
         begin(images, tmp_path / "a")
         record = json.loads((tmp_path / "a.partial" / "run.json").read_text())
-        record["batch_size"] = 5
+        record["batch_size"] = 1
         (tmp_path / "a.partial" / "run.json").write_text(json.dumps(record))
         report = extract_with_report(
             images, [GivenNetwork("net", StopsAt(9_999), RECIPE)], tmp_path / "a", chunk_rows=3
         )
-        assert report.batch_size == 5
+        assert report.batch_size == 1
 
     def test_after_the_end_of_another_run_nothing_is_mixed(
         self, images: Path, tmp_path: Path
@@ -565,6 +673,63 @@ class TestResume:
         with pytest.raises(cg.InputError, match="was begun with other images"):
             resume(images, tmp_path / "a")
 
+    def test_other_images_of_the_same_names_are_refused(self, images: Path, tmp_path: Path) -> None:
+        begin(images, tmp_path / "a")
+        other = write_images(tmp_path / "other", IDS, seed=1)
+        with pytest.raises(cg.InputError, match="was begun with images .*/images"):
+            resume(other, tmp_path / "a")
+
+    @pytest.mark.parametrize("kind", ["npy", "zarr"])
+    def test_other_pixels_in_one_file_are_refused(self, tmp_path: Path, kind: str) -> None:
+        first, second = np.random.default_rng(0).integers(0, 256, (2, 21, 8, 6, 3), np.uint8)
+        path = tmp_path / f"pixels.{kind}"
+
+        def put(pixels: np.ndarray) -> None:
+            if kind == "npy":
+                np.save(path, pixels)
+            else:
+                zarr.create_array(path, data=pixels, overwrite=True)
+
+        put(first)
+        begin(path, tmp_path / "a")
+        put(second)
+        with pytest.raises(cg.InputError, match="was begun with image_files"):
+            resume(path, tmp_path / "a")
+        assert rows_of(resume(path, tmp_path / "a", restart=True)).shape == (21, DIM)
+
+    @pytest.mark.parametrize("given", [0, 8])
+    def test_a_task_of_a_run_that_was_begun_anew_does_no_harm(
+        self, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: int
+    ) -> None:
+        held: list[Any] = []
+
+        def keep(*arguments: Any) -> None:
+            held.extend(arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr("crossgram.extraction.running.run_tasks", keep)
+            resume(images, tmp_path / "a")
+        job, tasks, *_ = held
+        assert tasks == list(range(7))
+
+        class BegunAnew(StopsAt):
+            def forward(self, batch: torch.Tensor) -> torch.Tensor:
+                if self.left == given:
+                    begin(images, tmp_path / "a", restart=True)
+                self.left -= len(batch)
+                return torch.zeros(len(batch), DIM)
+
+        # as on a worker that has not heard of the end of its client
+        old = load_network(GivenNetwork("net", BegunAnew(given + 2), RECIPE))
+        if not given:
+            begin(images, tmp_path / "a", restart=True)
+        with pytest.raises(cg.RunError, match=r"partial.*: was removed"):
+            run_tasks(job, tasks, [old], 1)
+        store = resume(images, tmp_path / "a")
+        np.testing.assert_allclose(rows_of(store), one_at_a_time(images, network(), IDS), atol=1e-5)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "images"]
+
     def test_restart_begins_anew(self, images: Path, tmp_path: Path) -> None:
         begin(images, tmp_path / "a")
         (images / IDS[-1]).unlink()
@@ -598,7 +763,8 @@ class TestResume:
         self, images: Path, tmp_path: Path
     ) -> None:
         begin(images, tmp_path / "a")
-        shutil.rmtree(tmp_path / "a.partial" / "stores" / "net.zarr")
+        (store,) = (tmp_path / "a.partial").glob("*/stores/net.zarr")
+        shutil.rmtree(store)
         assert rows_of(resume(images, tmp_path / "a")).shape == (21, DIM)
         assert not (tmp_path / "a.partial").exists()
 

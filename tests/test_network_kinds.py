@@ -266,6 +266,11 @@ class TestProgram:
         expected = eager(network(), PIXELS, RECIPE)
         assert relative_error(embed(found, PIXELS), expected) < 1e-5
 
+    def test_exported_in_training_mode_is_refused(self, tmp_path: Path) -> None:
+        exported(network().train(), tmp_path / "a.pt2")
+        with pytest.raises(cg.InputError, match=r"a\.pt2: changes .*running_mean.* while it runs"):
+            load(NetworkSpec("a", "export", str(tmp_path / "a.pt2"), recipe=RECIPE))
+
     def test_for_a_fixed_number_of_images_is_refused(self, tmp_path: Path) -> None:
         program = torch.export.export(network().eval(), (batch_of(PIXELS[:1], RECIPE),))
         torch.export.save(program, tmp_path / "a.pt2")
@@ -341,6 +346,20 @@ class TestOnnx:
         path = write_onnx(tmp_path / "a.onnx", ("n", 3, 8, 6))
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         assert self.load(path).facts["weights_sha256"] == digest
+
+    @pytest.mark.parametrize("file", ["a.onnx.data", "w" * 200])
+    def test_is_named_by_the_weights_that_are_kept_in_another_file_too(
+        self, tmp_path: Path, file: str
+    ) -> None:
+        digests = set()
+        for scale in (2, 3, 2):
+            weights = (file, np.full(144, scale, np.float32))
+            path = write_onnx(tmp_path / "a.onnx", ("n", 3, 8, 6), weights=weights)
+            found = self.load(path, layer="negative")
+            expected = -scale * batch_of(PIXELS, RECIPE).flatten(1)
+            assert relative_error(embed(found, PIXELS), expected) < 1e-6
+            digests.add(found.facts["weights_sha256"])
+        assert len(digests) == 2
 
     @pytest.mark.parametrize("shape", [("n", 144), ("n", 3, 8, 6, 1)])
     def test_that_takes_no_images_is_refused(self, tmp_path: Path, shape: tuple[Any, ...]) -> None:

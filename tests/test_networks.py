@@ -17,7 +17,7 @@ from photographs import DIM, RECIPE, network
 from safetensors.torch import save_file
 
 import crossgram as cg
-from crossgram.networks.spec import NetworkSpec, refuse_repeated_names
+from crossgram.networks.spec import NetworkSpec, check_names
 from crossgram.networks.weights import module_digest
 
 PIXELS = pixels_for(RECIPE)
@@ -125,9 +125,9 @@ class TestSpec:
         assert (moved[0].name, moved[1].what) == ("a", "resnet18")
 
     def test_two_of_one_name_are_refused(self) -> None:
-        refuse_repeated_names(["a", "b"])
+        check_names(["a", "b"])
         with pytest.raises(cg.InputError, match="2 networks are called 'a'"):
-            refuse_repeated_names(["a", "b", "a"])
+            check_names(["a", "b", "a"])
 
 
 @pytest.fixture

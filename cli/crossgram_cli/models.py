@@ -6,13 +6,30 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from crossgram_cli.options import with_options
 
 if TYPE_CHECKING:
     from crossgram.networks.spec import NetworkSpec
 
-__all__ = ["model_options", "pop_networks", "pop_running", "running_options"]
+__all__ = [
+    "given_network_options",
+    "model_options",
+    "pop_networks",
+    "pop_running",
+    "running_options",
+]
+
+_MODELS = ("models", "model_weights", "layers", "recipes", "flip")
+_RUNNING = (
+    "on_bad_image",
+    "device",
+    "network_precision",
+    "compiled",
+    "batch_size",
+    "decoders",
+)
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -107,9 +124,19 @@ def running_options(precision_flag: str) -> Callable[[_Command], _Command]:
 
 def pop_running(options: dict[str, Any]) -> dict[str, Any]:
     """Take what `running_options` gave out of a command's options: of `extraction.Options`."""
-    names = ("on_bad_image", "device", "compiled", "batch_size", "decoders")
-    taken = {name: options.pop(name) for name in names}
-    return {**taken, "precision": options.pop("network_precision")}
+    taken = {name: options.pop(name) for name in _RUNNING}
+    return taken | {"precision": taken.pop("network_precision")}
+
+
+def given_network_options() -> list[str]:
+    """Return the flags of `model_options` and `running_options` that the user wrote."""
+    context = click.get_current_context()
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in _MODELS + _RUNNING
+        and context.get_parameter_source(parameter.name) is not ParameterSource.DEFAULT
+    ]
 
 
 def pop_networks(options: dict[str, Any]) -> list[NetworkSpec]:
@@ -119,9 +146,7 @@ def pop_networks(options: dict[str, Any]) -> list[NetworkSpec]:
     """
     from dataclasses import replace
 
-    models, weights, layers, recipes, flip = (
-        options.pop(name) for name in ("models", "model_weights", "layers", "recipes", "flip")
-    )
+    models, weights, layers, recipes, flip = (options.pop(name) for name in _MODELS)
     if not models:
         return []
 
@@ -152,13 +177,13 @@ def _by_name(option: str, values: Sequence[str], names: Sequence[str]) -> dict[s
     found: dict[str, str] = {}
     for value in values:
         name, separator, rest = value.partition("=")
-        owners = [name] if separator and name in names else list(names)
-        for owner in owners:
+        is_for_one = bool(separator) and name in names
+        for owner in [name] if is_for_one else names:
             if owner in found:
                 raise click.BadParameter(
                     f"{value!r}: {owner} has {found[owner]!r} already; write NAME=VALUE for each "
                     f"of {', '.join(names)}",
                     param_hint=option,
                 )
-            found[owner] = rest if owners == [name] else value
+            found[owner] = rest if is_for_one else value
     return found

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def cluster_client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         "distributed.nanny.pre-spawn-environ": dict.fromkeys(names, threads),
         # a worker may have processes of its own that decode
         "distributed.worker.daemon": False,
+        "distributed.worker.preload": [__name__],
     }
     with (
         dask.config.set(settings),
@@ -84,6 +86,12 @@ def cluster_client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+def dask_setup(_worker: Any) -> None:
+    """Leave signals to stop, which all processes may get, to the one that started the workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def check_sees(client: Any, paths: Sequence[Path]) -> None:
@@ -129,23 +137,35 @@ def over_workers(
 
     sent = client.scatter(shared, broadcast=True, hash=False) if large else shared
     threads = sum(client.nthreads().values()) or 1
+    pending = set()
 
     def submit(count: int) -> list[Any]:
         taken = [item for _, item in zip(range(count), items, strict=False)]
-        return [client.submit(work, item, sent, pure=False) for item in taken]
+        futures = [client.submit(work, item, sent, pure=False) for item in taken]
+        pending.update(futures)
+        return futures
 
     completed = as_completed(submit(threads * (1 + _WAITING_TASKS)), loop=client.loop)
-    for future in completed:
-        try:
-            result = future.result()
-        except KilledWorker as error:
-            raise RunError(
-                f"a task was given to several workers, and each died of it ({error}); look into "
-                "the workers' logs, give them more memory, and run again"
-            ) from error
-        except (CancelledError, OSError) as error:
-            raise RunError(
-                f"the cluster was lost ({type(error).__name__}: {error}); start it and run again"
-            ) from error
-        completed.update(submit(1))
-        yield result
+    try:
+        for future in completed:
+            try:
+                result = future.result()
+            except KilledWorker as error:
+                raise RunError(
+                    f"a task was given to several workers, and each died of it ({error}); look "
+                    "into the workers' logs, give them more memory, and run again"
+                ) from error
+            except (CancelledError, OSError) as error:
+                if future.status == "error":
+                    raise RunError(f"a task failed on its worker: {error}") from error
+                raise RunError(
+                    f"the cluster was lost ({type(error).__name__}: {error}); start it and run "
+                    "again"
+                ) from error
+            pending.discard(future)
+            completed.update(submit(1))
+            yield result
+    finally:
+        # of those that a cluster goes on with, nobody will ask for the result
+        with suppress(Exception):
+            client.cancel(list(pending), force=True)

@@ -16,11 +16,13 @@ from typing import TypeVar
 from crossgram.errors import InputError, OutputExistsError, RunError
 
 __all__ = [
+    "beside",
     "check_output",
     "put_folder",
     "refuse_overlap",
     "run_errors",
     "sync",
+    "sync_tree",
     "uninterrupted",
     "whole_directory",
     "whole_file",
@@ -36,6 +38,13 @@ _STORE = {"zarr.json", "embeddings", "ids", "labels", "masked"}
 _PAIR = {"a.zarr", "b.zarr", "truth.safetensors"}
 _EXTRACTED = (".zarr", ".head.safetensors", "bad-images.csv", "extraction.json")
 """What is in the folders that crossgram makes, but for that of the demonstration."""
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Return where something about an output is, that no other output has."""
+    if not path.name:
+        raise InputError(f"{path}: has no name of its own; name the output")
+    return path.with_name(f"{path.name}.{ending}")
 
 
 def check_output(path: Path, *, overwrite: bool, folder: bool = False) -> None:
@@ -137,7 +146,7 @@ def whole_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 def put_folder(finished: Path, path: Path) -> None:
     """Rename a folder to `path`, once the disk keeps all of it; what stood there is removed."""
-    _sync_tree(finished)
+    sync_tree(finished)
     uninterrupted(lambda: _put_in_place(finished, path))
     sync(path.parent)
 
@@ -205,7 +214,8 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Have the disk keep a folder and all that is in it as it is now."""
     with ThreadPoolExecutor(_SYNC_THREADS) as pool:
         for _ in pool.map(sync, [folder, *folder.rglob("*")]):
             pass

@@ -176,10 +176,14 @@ def stored_alike(first: zarr.Array[Any], second: zarr.Array[Any], start: int, st
 
 def sync_rows(array: zarr.Array[Any], start: int, stop: int) -> None:
     """Have the disk keep the chunks of rows `start` to `stop`, of an array on the local disk."""
+    folders = set()
     for index in _chunks(array, start, stop):
         file = _chunk_file(array, index)
         if file is not None:
             sync(file)
+            folders.update(list(file.parents)[: len(array.shape)])
+    for folder in folders:
+        sync(folder)
 
 
 def _layout(array: zarr.Array[Any]) -> dict[str, Any]:

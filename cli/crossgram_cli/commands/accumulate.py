@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crossgram_cli.models import model_options, pop_networks, pop_running, running_options
+from crossgram_cli.models import (
+    given_network_options,
+    model_options,
+    pop_networks,
+    pop_running,
+    running_options,
+)
 from crossgram_cli.options import output_option, pass_options
 from crossgram_cli.shared import computes, emit, overwrite_option, progress_bar
 
@@ -83,15 +89,19 @@ def command(
     """
     import crossgram as cg
     from crossgram.inspection import describe
-    from crossgram.output import check_output, refuse_overlap
+    from crossgram.output import beside, check_output, refuse_overlap
     from crossgram_cli.text import aligned, moments_lines
 
+    given = given_network_options()
     networks, running = pop_networks(options), pop_running(options)
     _check_inputs(stores, from_images, networks, names)
+    if given and from_images is None:
+        raise click.UsageError(f"{', '.join(given)}: for --from-images, not for STORES")
     read = stores or tuple(filter(None, [from_images]))
     check_output(Path(output), overwrite=overwrite)
+    table = beside(Path(output), "bad-images.csv")
     if from_images is not None:
-        check_output(_bad_image_table(output), overwrite=overwrite)
+        check_output(table, overwrite=overwrite)
     refuse_overlap(Path(output), *read, *filter(None, [options["weights"]]))
     options |= {
         "maps": [_map(text) for text in maps] or None,
@@ -108,7 +118,7 @@ def command(
                 from_images,
                 networks,
                 extraction=Options(**running),
-                bad_image_table=_bad_image_table(output),
+                bad_image_table=table,
                 progress=progress,
                 **options,
             )
@@ -116,7 +126,6 @@ def command(
     result = describe(output) | {"moments": output}
     lines = moments_lines(result)
     if from_images is not None:
-        table = _bad_image_table(output)
         result["bad_image_table"] = str(table) if table.exists() else None
         if table.exists():
             lines.append(("bad images", f"see {table}"))
@@ -135,10 +144,6 @@ def _check_inputs(
         raise click.UsageError("--from-images and --model go together")
     if names and networks:
         raise click.UsageError("--name is for STORES; write --model NAME=SPEC")
-
-
-def _bad_image_table(output: str) -> Path:
-    return Path(output).with_name(f"{Path(output).stem}.bad-images.csv")
 
 
 def _map(text: str) -> tuple[str, str]:

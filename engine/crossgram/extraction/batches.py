@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,16 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crossgram.errors import RunError
+from crossgram.errors import CrossgramError, InputError, RunError
 from crossgram.images import Collection, ImageEntry, ImageList, Recipe
 from crossgram.images.decoding import UnusableImageError, decode
 from crossgram.images.geometry import pixels_of
 
-__all__ = ["BatchRanges", "DecodedBatch", "decoded_batches", "geometry"]
+__all__ = ["BatchRanges", "DecodedBatch", "check_crops", "decoded_batches", "geometry"]
 
 _Decode = Callable[[], "DecodedBatch"]
 
 _NICENESS = 10
+
+_CUT_BY = {"box": "boxes", "align": "landmarks"}
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,31 @@ def geometry(recipe: Recipe) -> Recipe:
     )
 
 
+def check_crops(collection: Collection, images: ImageList, recipes: Mapping[str, Recipe]) -> None:
+    """Refuse recipes that cut images by what not one of them has.
+
+    Parameters
+    ----------
+    collection, images : Collection, ImageList
+        Where they are.
+    recipes : mapping of str to Recipe
+        By network.
+
+    Raises
+    ------
+    InputError
+        Naming the network.
+    """
+    for network, recipe in recipes.items():
+        field = _CUT_BY.get(recipe.crop)
+        if field is not None and not images.has(field):
+            raise InputError(
+                f"{collection.root}: no image has {field}, by which the recipe of {network} cuts; "
+                "give a .csv or .parquet list of images with theirs, or, for images that are cut "
+                "already, a recipe such as arcface-crops or facenet-crops"
+            )
+
+
 def decoded_batches(
     collection: Collection,
     images: ImageList,
@@ -94,7 +121,7 @@ def decoded_batches(
     *,
     decoders: int,
     pinned: bool = False,
-) -> Iterator[_Decode]:
+) -> Generator[_Decode, None, None]:
     """Yield, for each range of rows in order, what gives its images when it is called.
 
     Parameters
@@ -137,9 +164,12 @@ def decoded_batches(
             f"{collection.root}: a process that decodes images died ({error}); use fewer decoders "
             "or give them more memory, and run again: finished images are kept"
         ) from error
+    finally:
+        # the processes end with it, which an error that is being handled would keep
+        del items, loader
 
 
-_Item = tuple[int, list[torch.Tensor], list[dict[int, str]]]
+_Item = tuple[int, list[torch.Tensor], list[dict[int, str]]] | CrossgramError | OSError
 
 
 def _decoded(batches: _Batches, number: int) -> DecodedBatch:
@@ -147,6 +177,8 @@ def _decoded(batches: _Batches, number: int) -> DecodedBatch:
 
 
 def _as_batch(item: _Item) -> DecodedBatch:
+    if isinstance(item, Exception):
+        raise item
     start, pixels, unusable = item
     return DecodedBatch(start, start + len(pixels[0]), pixels, unusable)
 
@@ -162,7 +194,13 @@ class _Batches(torch.utils.data.Dataset[Any]):
         return len(self.ranges)
 
     def __getitem__(self, index: int) -> _Item:
-        start, stop = self.ranges[index]
+        # as a value: PyTorch would raise it with a traceback as its message
+        try:
+            return self._batch(*self.ranges[index])
+        except (CrossgramError, OSError) as error:
+            return error
+
+    def _batch(self, start: int, stop: int) -> _Item:
         pixels = [
             np.zeros((stop - start, *wanted.size, wanted.channels), np.uint8)
             for wanted in self.geometries
@@ -201,7 +239,8 @@ def _start_worker(number: int) -> None:
     # Ctrl-C is for the process that collects, which then ends its workers; what they share with
     # it may break off in the middle, and is not worth a traceback
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # to be killed by a signal would raise an error wherever the process that collects is
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     sys.excepthook = lambda *_: None
     # a network whose threads wait for each other suffers more from being interrupted
     os.nice(_NICENESS)

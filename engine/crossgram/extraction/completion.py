@@ -14,10 +14,10 @@ import numpy as np
 import zarr
 
 from crossgram.errors import InputError
-from crossgram.extraction.job import STORES, BadImage, Job
+from crossgram.extraction.job import BadImage, Job
 from crossgram.heads import ClassifierHead
 from crossgram.images import ImageList
-from crossgram.output import check_output, put_folder, run_errors, whole_file
+from crossgram.output import beside, check_output, put_folder, run_errors, whole_file
 from crossgram.store_writer import Appender, create_column, seal
 
 __all__ = ["Outputs", "complete", "write_bad_images"]
@@ -54,7 +54,7 @@ class Outputs:
 
     def head(self, name: str) -> Path:
         """Where the classifier head of a network is."""
-        return self._beside(f"{name}.head.safetensors", "head.safetensors")
+        return self._beside("head.safetensors", f"{name}.head.safetensors")
 
     @property
     def bad_images(self) -> Path:
@@ -71,10 +71,8 @@ class Outputs:
             for path in (self.bad_images, self.head(self.names[0])):
                 check_output(path, overwrite=overwrite or resumed)
 
-    def _beside(self, inside: str, ending: str) -> Path:
-        if self.several:
-            return self.out / inside
-        return self.out.with_name(f"{self.out.stem}.{ending}")
+    def _beside(self, ending: str, inside: str) -> Path:
+        return self.out / inside if self.several else beside(self.out, ending)
 
 
 def complete(
@@ -82,6 +80,9 @@ def complete(
     outputs: Outputs,
     provenance: Mapping[str, Mapping[str, Any]],
     heads: Mapping[str, ClassifierHead],
+    *,
+    overwrite: bool,
+    resumed: bool,
 ) -> list[BadImage]:
     """Turn the folder of a job into its output, whole; return the images without an embedding.
 
@@ -95,11 +96,15 @@ def complete(
         Of each network's store.
     heads : mapping of str to ClassifierHead
         What to write beside the stores.
+    overwrite, resumed : bool
+        As for `Outputs.check`, which is asked again: something may have come there meanwhile.
 
     Raises
     ------
     InputError
         If not one image has an embedding by every network.
+    OutputExistsError
+        If there is an output now that is not to be overwritten; what is done is kept.
     """
     bad = job.bad_images()
     unusable = {name: _masked(bad, name) for name in outputs.names}
@@ -111,15 +116,19 @@ def complete(
             )
     with run_errors(outputs.out):
         for name in outputs.names:
-            path = job.store_path(name)
+            path = job.work.store(name)
             _drop_unfinished_writes(path)
             group = zarr.open_group(path, mode="r+")
             columns = [*_copy_columns(job.images, path), *_write_mask(group, job, unusable[name])]
             seal(group, columns, {**provenance[name], "images_sha256": job.images.digest})
+        outputs.check(overwrite=overwrite, resumed=resumed)
         # of several networks, everything is put in place at once
-        side = Outputs(job.folder / STORES, outputs.names) if outputs.several else outputs
-        for name, head in heads.items():
-            head.save(side.head(name), overwrite=True)
+        side = Outputs(job.work.stores, outputs.names) if outputs.several else outputs
+        for name in outputs.names:
+            if name in heads:
+                heads[name].save(side.head(name), overwrite=True)
+            elif overwrite:
+                side.head(name).unlink(missing_ok=True)
         write_bad_images(bad, job.images, side.bad_images)
         if outputs.several:
             (side.out / "extraction.json").write_text(
@@ -128,8 +137,7 @@ def complete(
             )
             put_folder(side.out, outputs.out)
         else:
-            put_folder(job.store_path(outputs.names[0]), outputs.out)
-        shutil.rmtree(job.folder)
+            put_folder(job.work.store(outputs.names[0]), outputs.out)
     return bad
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,8 @@ from crossgram.networks.network import Network
 __all__ = ["EmbeddedBatch", "Seconds", "embedded_batches", "geometries_of"]
 
 
-_HOPELESS = 8
-"""A batch of so many images without one finite row is the network's fault."""
+_HOPELESS = 512
+"""So many images without one finite row, and none before them, are the network's fault."""
 
 _MEND_IMAGE = (
     "mend the image or take it away, or have such images recorded and masked "
@@ -112,14 +114,14 @@ def embedded_batches(
     InputError
         If an image cannot be used and that is to stop the run, or a network cannot take them.
     NonFiniteError
-        If a network gives no finite row for a whole batch, or one for an image that is to stop the
-        run.
+        If a network gives no finite row for the first 512 images, or one for an image that is to
+        stop the run.
     """
     geometries = geometries_of(networks)
     positions = [geometries.index(geometry(own.recipe)) for own in networks]
     per_lane = copies(networks, lanes)
 
-    def embed(lane: int, decode: Callable[[], DecodedBatch]) -> tuple[EmbeddedBatch, Seconds]:
+    def embed(lane: int, decode: Callable[[], DecodedBatch]) -> tuple[_Embedded, Seconds]:
         started = time.perf_counter()
         batch = decode()
         decoded = time.perf_counter()
@@ -130,12 +132,24 @@ def embedded_batches(
         # Pillow's, of what is odd in a file; here, because threads share the filters
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        for network in networks:
-            stack.enter_context(network.running())
-        for result, spent in in_lanes(embed, _timed(batches, seconds), len(per_lane)):
-            seconds.waiting += spent.waiting / len(per_lane)
-            seconds.networks += spent.networks / len(per_lane)
+        for network in chain.from_iterable(per_lane):
+            stack.enter_context(network.evaluating())
+        hopeless = Counter[str]({network.name: 0 for network in networks})
+        for (result, not_finite), spent in in_lanes(embed, _timed(batches, seconds), lanes):
+            seconds.waiting += spent.waiting / lanes
+            seconds.networks += spent.networks / lanes
+            for network, rows, bad in zip(networks, result.rows, not_finite, strict=True):
+                if network.name in hopeless:
+                    hopeless[network.name] += len(bad)
+                    if np.isfinite(rows).any():
+                        del hopeless[network.name]
+                    elif hopeless[network.name] >= _HOPELESS:
+                        raise NonFiniteError(f"{_described(bad[0], images)}; {_MEND_NETWORK}")
             yield result
+
+
+_Embedded = tuple[EmbeddedBatch, list[list[BadImage]]]
+"""A batch, and per network the images that it gave no finite row for."""
 
 
 def _timed(
@@ -156,17 +170,19 @@ def _run(
     images: ImageList,
     dtype: np.dtype[Any],
     stop_at_bad_image: bool,
-) -> EmbeddedBatch:
+) -> _Embedded:
     result = EmbeddedBatch(batch.start, batch.stop, [], _unusable(batch, networks, positions))
     if stop_at_bad_image and result.bad:
         raise InputError(f"{_described(result.bad[0], images)}; {_MEND_IMAGE}")
+    not_finite = []
     for network, position in zip(networks, positions, strict=True):
         rows, bad = _embed(network, batch, position, dtype)
-        if bad and (stop_at_bad_image or len(bad) == len(rows) >= _HOPELESS):
+        if bad and stop_at_bad_image:
             raise NonFiniteError(f"{_described(bad[0], images)}; {_MEND_NETWORK}")
         result.rows.append(rows)
         result.bad.extend(bad)
-    return result
+        not_finite.append(bad)
+    return result, not_finite
 
 
 def _unusable(
@@ -189,8 +205,7 @@ def _unusable(
 def _embed(
     network: Network, batch: DecodedBatch, position: int, dtype: np.dtype[Any]
 ) -> tuple[NDArray[Any], list[BadImage]]:
-    # modes of PyTorch are a thread's
-    with network.running(), np.errstate(over="ignore"):
+    with network.inferring(), np.errstate(over="ignore"):
         rows = network.embed(batch.pixels[position]).numpy().astype(dtype)
     bad = []
     unusable = batch.unusable[position]

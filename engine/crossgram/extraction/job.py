@@ -12,10 +12,7 @@ from crossgram.networks.loading import GivenNetwork
 from crossgram.networks.spec import NetworkSpec
 from crossgram.output import whole_file
 
-__all__ = ["MARKS", "STORES", "BadImage", "Job", "Running", "store_path"]
-
-STORES, MARKS = "stores", "done"
-"""Folders of stores that are being made, and of marks of tasks that are done."""
+__all__ = ["BadImage", "Job", "Running", "WorkFolder"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,40 @@ class BadImage:
     def concerns(self, network: str) -> bool:
         """Tell whether a network has no embedding of the image."""
         return self.network in (None, network)
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """Where an extraction keeps what it has until it is complete.
+
+    One that is begun anew has another one: a worker that is still at an old task does no harm.
+
+    Attributes
+    ----------
+    path : Path
+        The folder.
+    """
+
+    path: Path
+
+    @property
+    def images(self) -> Path:
+        """The list of the images."""
+        return self.path / "images"
+
+    @property
+    def stores(self) -> Path:
+        """The folder of the stores that are being made."""
+        return self.path / "stores"
+
+    @property
+    def marks(self) -> Path:
+        """The folder of the marks of tasks that are done."""
+        return self.path / "done"
+
+    def store(self, name: str) -> Path:
+        """Where the store of a network is made."""
+        return self.stores / f"{name}.zarr"
 
 
 @dataclass(frozen=True)
@@ -79,7 +110,7 @@ class Job:
 
     Attributes
     ----------
-    folder : Path
+    work : WorkFolder
         Where everything is until it is complete.
     collection : Collection
         The images.
@@ -97,7 +128,7 @@ class Job:
         Tells this run from every other.
     """
 
-    folder: Path
+    work: WorkFolder
     collection: Collection
     images: ImageList
     networks: Sequence[NetworkSpec | GivenNetwork]
@@ -120,13 +151,9 @@ class Job:
         """Return how many rows some tasks have."""
         return sum(stop - start for start, stop in map(self.rows, tasks))
 
-    def store_path(self, name: str) -> Path:
-        """Where the store of a network is made."""
-        return store_path(self.folder, name)
-
     def unfinished(self) -> list[int]:
         """Return the tasks that have left no mark."""
-        done = {path.name for path in self._marks.iterdir()}
+        done = {path.name for path in self.work.marks.iterdir()}
         return [task for task in range(self.tasks) if self._mark(task).name not in done]
 
     def finish(self, task: int, bad: Sequence[BadImage]) -> None:
@@ -143,14 +170,5 @@ class Job:
         ]
         return sorted(found, key=lambda image: image.row)
 
-    @property
-    def _marks(self) -> Path:
-        return self.folder / MARKS
-
     def _mark(self, task: int) -> Path:
-        return self._marks / f"{task:08d}.json"
-
-
-def store_path(folder: Path, name: str) -> Path:
-    """Where the store of a network is made, in the folder of a job."""
-    return folder / STORES / f"{name}.zarr"
+        return self.work.marks / f"{task:08d}.json"

@@ -2,7 +2,8 @@
 
 On a CPU, the threads that PyTorch would divide one batch among wait for each other at every layer,
 and so for whoever decodes images meanwhile. Batches side by side wait for nobody, and what they
-give does not depend on how many there are.
+give does not depend on how many there are. That is for networks of known code: others may keep
+something of a batch where a copy of them finds it, too.
 """
 
 from __future__ import annotations
@@ -13,28 +14,44 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import torch
 
+from crossgram.networks.loading import GivenNetwork
 from crossgram.networks.network import Network, choose_device
+from crossgram.networks.spec import NetworkSpec
 
 __all__ = ["copies", "in_lanes", "lanes_for"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
+_STATELESS_KINDS = ("torchvision", "timm", "onnx", "export")
+_STATELESS_CODE = ("torch.nn.", "torchvision.", "timm.")
+
 
 @contextmanager
-def lanes_for(device: str, *, compiled: bool) -> Iterator[int]:
+def lanes_for(
+    given: Sequence[NetworkSpec | GivenNetwork], device: str, *, compiled: bool
+) -> Iterator[int]:
     """Give the number of lanes: PyTorch's threads on a CPU, of which each lane then has one.
 
-    A GPU has one lane, and so has a compiled network, which several threads cannot run.
+    There is one lane on a GPU, for a compiled network, which several threads cannot run, and for
+    code that may keep something of a batch; it has all the threads.
+
+    Parameters
+    ----------
+    given : sequence of NetworkSpec or GivenNetwork
+        The networks, not loaded yet: ONNX keeps the number of threads that there is at that time.
+    device : str
+        Where they are to run.
+    compiled : bool
+        Whether they go through torch.compile.
     """
     threads = torch.get_num_threads()
-    if choose_device(device).type != "cpu" or compiled:
+    if choose_device(device).type != "cpu" or compiled or not all(map(_is_stateless, given)):
         yield 1
         return
     torch.set_num_threads(1)
@@ -45,22 +62,26 @@ def lanes_for(device: str, *, compiled: bool) -> Iterator[int]:
 
 
 def copies(networks: Sequence[Network], lanes: int) -> list[list[Network]]:
-    """Return the networks once per lane, with the same weights; fewer if they cannot be copied.
+    """Return the networks once per lane, with the same parameters."""
+    return [list(networks), *(list(map(_copy, networks)) for _ in range(lanes - 1))]
 
-    A module may keep something of a batch while it runs.
+
+def _is_stateless(given: NetworkSpec | GivenNetwork) -> bool:
+    """Tell whether a network keeps nothing of a batch but in its own attributes, which are copied.
+
+    A hook, or a method of the caller's, may keep it anywhere.
     """
-    try:
-        more = [list(map(_copy, networks)) for _ in range(lanes - 1)]
-    except Exception:  # noqa: BLE001  (a module may hold anything)
-        more = []
-    return [list(networks), *more]
+    if isinstance(given, NetworkSpec):
+        return given.kind in _STATELESS_KINDS
+    return all(
+        type(part).__module__.startswith(_STATELESS_CODE)
+        and not (part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part))
+        for part in given.module.modules()
+    )
 
 
 def _copy(network: Network) -> Network:
-    if isinstance(network.module, torch.jit.ScriptModule):
-        return network
-    tensors = chain(network.module.parameters(), network.module.buffers())
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in tensors}
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in network.module.parameters()}
     return replace(network, module=copy.deepcopy(network.module, shared))
 
 

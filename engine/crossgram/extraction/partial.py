@@ -4,40 +4,69 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import re
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import zarr
 
 from crossgram.errors import CorruptDataError, InputError
-from crossgram.extraction.job import MARKS, STORES, store_path
+from crossgram.extraction.job import WorkFolder
 from crossgram.images import Collection, ImageList, list_digest
-from crossgram.output import run_errors, uninterrupted, whole_file
+from crossgram.output import beside, run_errors, sync_tree, uninterrupted, whole_file
 from crossgram.store_writer import Layout
 
-__all__ = ["locked", "partial_folder", "prepare_folder"]
+__all__ = ["Begun", "finished", "is_begun", "locked", "partial_folder", "prepare_folder"]
 
-_RECORD, _LOCK, _IMAGES = "run.json", "lock", "images"
-_CONTENTS = {_RECORD, _LOCK, _IMAGES, STORES, MARKS}
+_RECORD, _LOCK = "run.json", "lock"
+_WORK = re.compile("[0-9a-f]{32}")
 
 
 def partial_folder(out: str | Path) -> Path:
     """Return where an extraction into `out` is until it is complete."""
-    return Path(out).with_name(f"{Path(out).name}.partial")
+    return beside(Path(out), "partial")
+
+
+def is_begun(folder: Path) -> bool:
+    """Tell whether an extraction has begun in a folder, and is not finished."""
+    return (folder / _RECORD).exists()
+
+
+def finished(folder: Path) -> None:
+    """Note that nothing in a folder is needed any longer."""
+    (folder / _RECORD).unlink()
 
 
 @contextmanager
 def locked(folder: Path, *, restart: bool) -> Iterator[None]:
-    """Keep a folder to this process, and make it if need be.
+    """Keep a folder to this process, and make it if need be; it goes unless a run has begun in it.
 
     Raises
     ------
     InputError
         If another process works in it, or there is something else in it.
     """
+    with _lock(folder):
+        try:
+            if restart:
+                _clear(folder)
+            yield
+        finally:
+            if not is_begun(folder):
+                _clear(folder)
+                (folder / _LOCK).unlink(missing_ok=True)
+                # a worker that is still at an old task may put something there
+                with suppress(OSError):
+                    folder.rmdir()
+
+
+def _lock(folder: Path) -> IO[str]:
     with run_errors(folder):
         folder.mkdir(exist_ok=True)
         others = sorted(path.name for path in folder.iterdir() if not _is_ours(path))
@@ -47,25 +76,42 @@ def locked(folder: Path, *, restart: bool) -> Iterator[None]:
                 "is where an extraction keeps what it has"
             )
         file = (folder / _LOCK).open("w")
-    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{folder}: another extraction is at work in it; wait for it, or stop it"
-            ) from error
-        if restart:
-            _clear(folder)
-        yield
+            # another run may have ended since the file was opened, and have removed it
+            if os.path.samestat(os.fstat(file.fileno()), (folder / _LOCK).stat()):
+                return file
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        file.close()
+    raise InputError(f"{folder}: another extraction is at work in it; wait for it, or stop it")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An extraction that has begun, now or earlier.
+
+    Attributes
+    ----------
+    work : WorkFolder
+        Where it keeps what it has.
+    images : ImageList
+        The list.
+    batch_size : int
+        Images that go through a network at a time.
+    """
+
+    work: WorkFolder
+    images: ImageList
+    batch_size: int
 
 
 def prepare_folder(
     folder: Path,
     collection: Collection,
     record: Mapping[str, Any],
-    layouts: Callable[[int], Mapping[str, Layout]],
-    batch_size: Callable[[], int],
-) -> tuple[ImageList, int]:
+    choose: Callable[[ImageList], tuple[Mapping[str, Layout], int]],
+) -> Begun:
     """Make what an extraction needs, or check that what is there is of the same one.
 
     Parameters
@@ -76,65 +122,81 @@ def prepare_folder(
         The images.
     record : mapping of JSON values
         What must be the same in a run that goes on.
-    layouts : callable
-        Gives, for a number of rows, the stores to make, by network.
-    batch_size : callable
-        Chooses one for a new run; one that goes on keeps it, so that it gives the same bits.
-
-    Returns
-    -------
-    ImageList, int
-        The list and the batch size.
+    choose : callable
+        Gives, for the images of a new run, the stores to make, by network, and the batch size; a
+        run that goes on keeps that, so that it gives the same bits.
 
     Raises
     ------
     InputError
         If another model, recipe, image list or option began it.
     """
-    if (folder / _RECORD).exists() and any((folder / STORES).glob("*.zarr")):
-        return _resumed(folder, collection, record)
+    record = {**record, **_identity(collection)}
+    if is_begun(folder):
+        started, begun = _recorded(folder)
+        if any(begun.work.stores.glob("*.zarr")):
+            _check_same(folder, collection, started, record)
+            return begun
     # a run that was killed at its very beginning, or when its stores were in place, left the rest
     _clear(folder)
+    work = WorkFolder(folder / uuid.uuid4().hex)
     with run_errors(folder):
-        images = ImageList.write(collection, folder / _IMAGES)
-        for name, layout in layouts(images.rows).items():
-            group = zarr.create_group(store_path(folder, name), zarr_format=3)
+        work.path.mkdir()
+        images = ImageList.write(collection, work.images)
+        layouts, batch_size = choose(images)
+        for name, layout in layouts.items():
+            group = zarr.create_group(work.store(name), zarr_format=3)
             layout.create(group, images.rows)
-        (folder / MARKS).mkdir()
+        work.marks.mkdir()
         started = {
             **record,
+            "work": work.path.name,
             "rows": images.rows,
             "images_sha256": images.digest,
-            "batch_size": batch_size(),
+            "batch_size": batch_size,
         }
+        sync_tree(work.path)
         with whole_file(folder / _RECORD) as file:
             file.write_text(json.dumps(started, indent=1), encoding="utf-8")
-    return images, started["batch_size"]
+    return Begun(work, images, batch_size)
 
 
-def _resumed(
-    folder: Path, collection: Collection, record: Mapping[str, Any]
-) -> tuple[ImageList, int]:
+def _identity(collection: Collection) -> dict[str, Any]:
+    """Return what tells images from others that are listed alike."""
+    files = {path.name: path.stat() for path in collection.containers()}
+    return {
+        "images": str(collection.root.resolve()),
+        "image_files": {name: [file.st_size, file.st_mtime_ns] for name, file in files.items()},
+    }
+
+
+def _recorded(folder: Path) -> tuple[Mapping[str, Any], Begun]:
     try:
         started = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        images = ImageList(folder / _IMAGES, int(started["rows"]), str(started["images_sha256"]))
+        work = WorkFolder(folder / uuid.UUID(started["work"]).hex)
+        images = ImageList(work.images, int(started["rows"]), str(started["images_sha256"]))
         batch_size = int(started["batch_size"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptDataError(
             f"{folder / _RECORD}: cannot be read ({error}); begin anew (--restart)"
         ) from error
+    return started, Begun(work, images, batch_size)
+
+
+def _check_same(
+    folder: Path, collection: Collection, started: Mapping[str, Any], record: Mapping[str, Any]
+) -> None:
     for key, value in record.items():
         if started.get(key) != value:
             raise InputError(
                 f"{folder}: was begun with {_difference(key, started.get(key), value)}; give the "
                 "same again to go on, or begin anew (--restart)"
             )
-    if list_digest(collection) != images.digest:
+    if list_digest(collection) != started["images_sha256"]:
         raise InputError(
             f"{folder}: was begun with other images than are now in {collection.root}; bring them "
             "back to go on, or begin anew (--restart)"
         )
-    return images, batch_size
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
@@ -146,15 +208,16 @@ def _difference(key: str, before: Any, now: Any) -> str:
 
 
 def _is_ours(path: Path) -> bool:
-    return path.name in _CONTENTS or path.name.startswith(f".{_RECORD}.")
+    is_work = _WORK.fullmatch(path.name) is not None
+    return is_work or path.name in (_RECORD, _LOCK) or path.name.startswith(f".{_RECORD}.")
 
 
 def _clear(folder: Path) -> None:
     def remove() -> None:
         # the record first: without it, what is left is known to be incomplete
         (folder / _RECORD).unlink(missing_ok=True)
-        for name in (MARKS, STORES, _IMAGES):
-            with suppress(FileNotFoundError, NotADirectoryError):
-                shutil.rmtree(folder / name)
+        for path in folder.iterdir():
+            if _WORK.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
 
     uninterrupted(remove)

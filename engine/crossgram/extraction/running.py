@@ -17,18 +17,25 @@ import torch
 import crossgram
 from crossgram.cluster import check_sees, cluster_client, over_workers
 from crossgram.errors import InputError
+from crossgram.extraction.batches import check_crops
 from crossgram.extraction.completion import Outputs, complete
 from crossgram.extraction.embedding import Seconds
-from crossgram.extraction.job import Job, Running
+from crossgram.extraction.job import Job, Running, WorkFolder
 from crossgram.extraction.lanes import lanes_for
 from crossgram.extraction.options import Options
-from crossgram.extraction.partial import locked, partial_folder, prepare_folder
+from crossgram.extraction.partial import (
+    finished,
+    is_begun,
+    locked,
+    partial_folder,
+    prepare_folder,
+)
 from crossgram.extraction.sizing import find_batch_size, find_decoders
 from crossgram.extraction.tasks import run_tasks
-from crossgram.images import Collection, Recipe, open_collection
+from crossgram.images import Collection, ImageList, Recipe, open_collection
 from crossgram.networks.loading import GivenNetwork, load_networks
 from crossgram.networks.network import Network, choose_device
-from crossgram.networks.spec import NetworkSpec, refuse_repeated_names
+from crossgram.networks.spec import NetworkSpec, check_names
 from crossgram.output import refuse_overlap
 from crossgram.plan import available_threads
 from crossgram.progress import Progress, ProgressCallback, ignore
@@ -187,10 +194,11 @@ def extract_with_report(
     collection = open_collection(images)
     refuse_overlap(outputs.out, collection.root)
     folder = partial_folder(outputs.out)
-    outputs.check(overwrite=asked.overwrite, resumed=folder.exists())
+    goes_on = is_begun(folder)
+    outputs.check(overwrite=asked.overwrite, resumed=goes_on)
     with (
         cluster_client(asked.workers, asked.scheduler) as client,
-        lanes_for(asked.device, compiled=asked.compiled) as lanes,
+        lanes_for(given, asked.device, compiled=asked.compiled) as lanes,
     ):
         networks = load_networks(
             given, device=asked.device, precision=asked.precision, compiled=asked.compiled
@@ -206,7 +214,8 @@ def extract_with_report(
                 spent = _run_on_cluster(client, job, todo, report)
             facts = {own.name: _provenance(own, collection, asked) for own in networks}
             heads = {n.name: n.head for n in networks if asked.heads and n.head is not None}
-            bad = complete(job, outputs, facts, heads)
+            bad = complete(job, outputs, facts, heads, overwrite=asked.overwrite, resumed=goes_on)
+            finished(folder)
     return ExtractionReport(
         stores={name: EmbeddingStore.open(outputs.store(name)) for name in outputs.names},
         heads={name: outputs.head(name) for name in heads},
@@ -214,7 +223,7 @@ def extract_with_report(
         bad_images=len({image.row for image in bad}),
         bad_image_table=outputs.bad_images if bad else None,
         resumed_rows=resumed,
-        batch_size=job.running.batch_size,
+        batch_size=min(job.running.batch_size, job.task_rows, job.images.rows),
         seconds=time.perf_counter() - started,
         spent=spent,
     )
@@ -225,7 +234,7 @@ def as_networks(models: Sequence[ModelLike]) -> list[NetworkSpec | GivenNetwork]
     given = [NetworkSpec.parse(model) if isinstance(model, str) else model for model in models]
     if not given:
         raise InputError("model: none given; give at least one network")
-    refuse_repeated_names([network.name for network in given])
+    check_names([network.name for network in given])
     return given
 
 
@@ -245,33 +254,39 @@ def _begin(
             "; leave it out, or take the layer penultimate"
         )
 
-    def layouts(rows: int) -> dict[str, Layout]:
-        return {network.name: asked.layout(network.dim, rows) for network in networks}
+    for network in networks:
+        if repeated := sorted(network.facts.keys() & (asked.provenance or {})):
+            raise InputError(
+                f"provenance: holds {repeated[0]!r}, which is recorded of {network.name} as it is; "
+                "take another name"
+            )
+
+    def layouts(images: ImageList) -> dict[str, Layout]:
+        return {network.name: asked.layout(network.dim, images.rows) for network in networks}
+
+    def choose(images: ImageList) -> tuple[dict[str, Layout], int]:
+        check_crops(collection, images, {network.name: network.recipe for network in networks})
+        return layouts(images), asked.batch_size or find_batch_size(networks)
 
     record = {
         "made_by": _made_by(),
         "networks": {network.name: dict(network.facts) for network in networks},
         **asked.to_record(),
     }
-    images, first_size = prepare_folder(
-        folder,
-        collection,
-        record,
-        layouts,
-        lambda: asked.batch_size or find_batch_size(networks),
-    )
-    batch_size = asked.batch_size or first_size
+    begun = prepare_folder(folder, collection, record, choose)
+    batch_size = asked.batch_size or begun.batch_size
     decoders = asked.decoders
     if decoders is None and on_cluster:
         decoders = _decoders_on_cluster(asked.device)
     elif decoders is None:
-        decoders = find_decoders(collection, images, networks, batch_size)
+        decoders = find_decoders(collection, begun.images, networks, batch_size)
+    work = WorkFolder(begun.work.path.absolute())
     return Job(
-        folder=folder.absolute(),
+        work=work,
         collection=open_collection(collection.root.absolute()),
-        images=replace(images, path=images.path.absolute()),
+        images=replace(begun.images, path=work.images),
         networks=[own.absolute() if isinstance(own, NetworkSpec) else own for own in given],
-        task_rows=math.lcm(*(layout.unit_rows for layout in layouts(images.rows).values())),
+        task_rows=math.lcm(*(layout.unit_rows for layout in layouts(begun.images).values())),
         stop_at_bad_image=asked.on_bad_image == "stop",
         running=Running(
             device=asked.device,
@@ -332,7 +347,7 @@ def _made_by() -> str:
 def _run_on_cluster(
     client: Any, job: Job, tasks: Sequence[int], report: Callable[[int], None]
 ) -> Seconds:
-    check_sees(client, [job.folder, job.collection.root])
+    check_sees(client, [job.work.path, job.collection.root])
     spent = Seconds()
     holds_modules = any(isinstance(own, GivenNetwork) for own in job.networks)
     done = over_workers(client, _run_on_worker, iter(tasks), job, large=holds_modules)
@@ -350,7 +365,10 @@ _loaded: dict[str, list[Network]] = {}
 def _run_on_worker(task: int, job: Job) -> tuple[int, Seconds]:
     # a worker with several threads would run one module in all of them at once
     running = job.running
-    with _worker_lock, lanes_for(running.device, compiled=running.compiled) as lanes:
+    with (
+        _worker_lock,
+        lanes_for(job.networks, running.device, compiled=running.compiled) as lanes,
+    ):
         if job.token not in _loaded:
             _loaded.clear()
             _loaded[job.token] = load_networks(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from crossgram.accumulation import accumulate
 from crossgram.errors import InputError
-from crossgram.extraction.batches import BatchRanges, decoded_batches
+from crossgram.extraction.batches import BatchRanges, check_crops, decoded_batches
 from crossgram.extraction.completion import write_bad_images
 from crossgram.extraction.embedding import (
     EmbeddedBatch,
@@ -97,12 +97,13 @@ def accumulate_images(
     collection = open_collection(images)
     with (
         tempfile.TemporaryDirectory(prefix="crossgram-images-") as folder,
-        lanes_for(asked.device, compiled=asked.compiled) as lanes,
+        lanes_for(given, asked.device, compiled=asked.compiled) as lanes,
     ):
         networks = load_networks(
             given, device=asked.device, precision=asked.precision, compiled=asked.compiled
         )
         listed = ImageList.write(collection, Path(folder) / "images")
+        check_crops(collection, listed, {network.name: network.recipe for network in networks})
         stream = _ImageStream(collection, listed, networks, asked, lanes, Path(folder), progress)
         with closing(stream):
             moments = accumulate(
@@ -233,7 +234,7 @@ class _ImageStream:
             decoders=self._decoders,
             pinned=any(network.device.type == "cuda" for network in self._networks),
         )
-        yield from embedded_batches(
+        embedded = embedded_batches(
             decoded,
             self._networks,
             self._images,
@@ -242,6 +243,8 @@ class _ImageStream:
             lanes=self._lanes,
             seconds=Seconds(),
         )
+        with closing(decoded), closing(embedded):
+            yield from embedded
 
 
 @contextmanager

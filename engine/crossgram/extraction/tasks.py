@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from crossgram.errors import RunError
 from crossgram.extraction.batches import BatchRanges, decoded_batches
 from crossgram.extraction.embedding import Seconds, embedded_batches, geometries_of
 from crossgram.extraction.job import BadImage, Job
@@ -43,6 +44,7 @@ def run_tasks(
     report : callable
         Called with the number of rows of each batch.
     """
+    _check_is_there(job)
     stores = [_Target(job, network) for network in networks]
     seconds = Seconds()
     batches = decoded_batches(
@@ -63,8 +65,8 @@ def run_tasks(
         seconds=seconds,
     )
     bad: list[BadImage] = []
-    # it ends here what it has set for the thread, also after an error
-    with closing(embedded):
+    # they end here, also after an error: the one its processes, the other what it has set
+    with closing(batches), closing(embedded):
         for batch in embedded:
             for store, rows in zip(stores, batch.rows, strict=True):
                 store.add(batch.start, rows)
@@ -72,7 +74,8 @@ def run_tasks(
             task = batch.start // job.task_rows
             if batch.stop == job.rows(task)[1]:
                 started = time.perf_counter()
-                with run_errors(job.folder, "what is done is kept"):
+                _check_is_there(job)
+                with run_errors(job.work.path, "what is done is kept"):
                     for store in stores:
                         store.write(*job.rows(task))
                     job.finish(task, bad)
@@ -82,12 +85,18 @@ def run_tasks(
     return seconds
 
 
+def _check_is_there(job: Job) -> None:
+    """Stop the task of a run that was begun anew, before it makes the folder again."""
+    if not job.work.path.exists():
+        raise RunError(f"{job.work.path}: was removed; this run was stopped or begun anew")
+
+
 class _Target:
     """A store that is being made; gathers the rows of a task."""
 
     def __init__(self, job: Job, network: Network) -> None:
         self.array = zarr.open_array(
-            job.store_path(network.name) / "embeddings",
+            job.work.store(network.name) / "embeddings",
             mode="r+",
             config={"write_empty_chunks": True},
         )

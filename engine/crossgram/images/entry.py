@@ -55,6 +55,10 @@ class Collection(Protocol):
         """What the user named."""
         ...
 
+    def containers(self) -> list[Path]:
+        """Return the files of many images each, which can change without their list."""
+        ...
+
     def entries(self) -> Iterator[ImageEntry]:
         """List the images, in bounded memory; raises `InputError` if that cannot be done."""
         ...

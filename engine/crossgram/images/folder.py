@@ -25,6 +25,10 @@ class ImageFolder:
 
     root: Path
 
+    def containers(self) -> list[Path]:
+        """Return none: each image has a file of its own."""
+        return []
+
     def entries(self) -> Iterator[ImageEntry]:
         """List the images."""
         labelled: bool | None = None

@@ -63,6 +63,15 @@ class ImageList:
         """Where the ids or labels lie, as a store keeps them."""
         return self.path / name
 
+    def has(self, field: str) -> bool:
+        """Tell whether any image has one of the "boxes" or "landmarks"."""
+        array = zarr.open_array(self.path / field, mode="r")
+        starts = range(0, self.rows, _PARTITION_ROWS // 8)
+        return any(
+            np.isfinite(np.asarray(array[start : start + _PARTITION_ROWS // 8])).any()
+            for start in starts
+        )
+
     def entries(self, start: int, stop: int) -> list[ImageEntry]:
         """Return the images from row `start` to `stop`."""
         entries = []

@@ -26,6 +26,10 @@ class PairsFile:
 
     root: Path
 
+    def containers(self) -> list[Path]:
+        """Return none: each image has a file of its own."""
+        return []
+
     def entries(self) -> Iterator[ImageEntry]:
         """List the images; none may be missing."""
         wanted = {image for pair in paired_images(self.root) for image in pair}

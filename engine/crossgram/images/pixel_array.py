@@ -36,6 +36,13 @@ class PixelArray:
     # the chunk that was read last, and its first image: images are read in order
     _held: _Chunk | None = field(default=None, init=False, repr=False, compare=False)
 
+    def containers(self) -> list[Path]:
+        """Return the file; of a Zarr array, the one that is written when the array is made."""
+        if _is_npy(self.root):
+            return [self.root]
+        names = (self.root / name for name in ("zarr.json", ".zarray"))
+        return [path for path in names if path.exists()]
+
     def entries(self) -> Iterator[ImageEntry]:
         """List the images."""
         return (ImageEntry(str(k), place=(k, 0)) for k in range(_shape(self.root)[0]))

@@ -44,6 +44,10 @@ class RecordFile:
 
     root: Path
 
+    def containers(self) -> list[Path]:
+        """Return the file of the records."""
+        return [self.root]
+
     def entries(self) -> Iterator[ImageEntry]:
         """List the images."""
         size = self.root.stat().st_size

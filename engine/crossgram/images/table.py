@@ -34,6 +34,10 @@ class ImageTable:
 
     root: Path
 
+    def containers(self) -> list[Path]:
+        """Return none: each image has a file of its own."""
+        return []
+
     def entries(self) -> Iterator[ImageEntry]:
         """List the images."""
         rows = _parquet_rows if self.root.suffix.lower() == ".parquet" else _csv_rows

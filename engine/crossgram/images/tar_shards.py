@@ -33,10 +33,16 @@ class TarShards:
 
     root: Path
 
+    def containers(self) -> list[Path]:
+        """Return the shards."""
+        if not self.root.is_dir():
+            return [self.root]
+        return sorted(path for path in self.root.iterdir() if is_shard_name(path.name))
+
     def entries(self) -> Iterator[ImageEntry]:
         """List the images."""
         count = 0
-        for shard in self._shards():
+        for shard in self.containers():
             for key, label, place in _samples(shard):
                 count += 1
                 name = as_text(f"{shard.stem}/{key}", shard)
@@ -48,11 +54,6 @@ class TarShards:
         """Return the contents of a member."""
         folder = self.root if self.root.is_dir() else self.root.parent
         return read_bytes(folder / entry.file, *entry.place)
-
-    def _shards(self) -> list[Path]:
-        if not self.root.is_dir():
-            return [self.root]
-        return sorted(path for path in self.root.iterdir() if is_shard_name(path.name))
 
 
 def is_shard_name(name: str) -> bool:

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from crossgram.errors import InputError
+from crossgram.errors import CrossgramError, InputError
 from crossgram.heads import ClassifierHead
 from crossgram.images.recipe import PRESETS, Recipe
 from crossgram.networks.layers import take_layer, without_head
 from crossgram.networks.network import Network, choose_device
-from crossgram.networks.onnx import OnnxNetwork
+from crossgram.networks.onnx import OnnxNetwork, onnx_digest
 from crossgram.networks.spec import OUTPUT, PENULTIMATE, NetworkSpec
 from crossgram.networks.weights import file_digest, load_weights, module_digest
 
@@ -285,7 +285,19 @@ def _torchscript(spec: NetworkSpec, device: torch.device) -> _Parts:
 
 def _export(spec: NetworkSpec, device: torch.device) -> _Parts:
     _refuse_layer(spec)
-    return _from_file(spec, lambda path: _Exported(torch.export.load(path).module().to(device)))
+    return _from_file(spec, lambda path: _Exported(_program(path).module().to(device)))
+
+
+def _program(path: Path) -> torch.export.ExportedProgram:
+    program = torch.export.load(path)
+    # what it changes shows in a program of functions only
+    changed = program.run_decompositions({}).graph_signature.buffers_to_mutate.values()
+    if changed:
+        raise InputError(
+            f"{path}: changes {', '.join(changed)} while it runs, so that an embedding would "
+            "depend on the images before it; export the network in evaluation mode"
+        )
+    return program
 
 
 class _Exported(torch.nn.Module):
@@ -296,7 +308,7 @@ class _Exported(torch.nn.Module):
         self._programs = [program]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Exported:
-        # a graph of operations, which any number of threads may run
+        # a graph of operations that changes nothing, which any number of threads may run
         return self
 
     def forward(self, batch: torch.Tensor) -> Any:
@@ -307,6 +319,8 @@ def _from_file(spec: NetworkSpec, load: Callable[[Path], torch.nn.Module]) -> _P
     path = Path(spec.what)
     try:
         module = load(path)
+    except CrossgramError:
+        raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be loaded as {spec.kind} ({reason})") from error
@@ -324,8 +338,8 @@ def _refuse_layer(spec: NetworkSpec) -> None:
 def _onnx(spec: NetworkSpec, device: torch.device) -> _Parts:
     path = Path(spec.what)
     output = None if spec.layer == OUTPUT else spec.layer
-    facts = {"weights_sha256": file_digest(path)}
-    return _Parts(OnnxNetwork(path, output, device), spec.recipe, facts)
+    module = OnnxNetwork(path, output, device)
+    return _Parts(module, spec.recipe, {"weights_sha256": onnx_digest(path)})
 
 
 _LOADERS: Mapping[str, Callable[[NetworkSpec, torch.device], _Parts]] = {

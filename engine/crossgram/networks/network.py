@@ -85,20 +85,31 @@ class Network:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Keep the module in evaluation mode, and its arithmetic as precise as it was asked for."""
+        """Do both: `evaluating` and `inferring`."""
+        with self.evaluating(), self.inferring():
+            yield
+
+    @contextmanager
+    def inferring(self) -> Iterator[None]:
+        """Keep no gradients, and the arithmetic as precise as it was asked for, in this thread."""
+        kind = getattr(torch, self.precision)
+        narrow = kind != torch.float32
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, kind if narrow else None, enabled=narrow),
+        ):
+            yield
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Keep the module in evaluation mode, and PyTorch from rounding float32, in any thread."""
         modes = [(module, module.training) for module in self.module.modules()]
         with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
             stack.enter_context(_without_tf32())
             with suppress(RuntimeError):  # who mixed PyTorch's two ways to set it cannot read it
                 if (products := torch.get_float32_matmul_precision()) != "highest":
                     stack.callback(torch.set_float32_matmul_precision, products)
                     torch.set_float32_matmul_precision("highest")
-            kind = getattr(torch, self.precision)
-            narrow = kind != torch.float32
-            stack.enter_context(
-                torch.autocast(self.device.type, kind if narrow else None, enabled=narrow)
-            )
             try:
                 self.module.eval()
                 yield

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import mmap
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,13 @@ import numpy as np
 import torch
 
 from crossgram.errors import CorruptDataError, InputError
+from crossgram.networks.weights import file_digest
 
-__all__ = ["OnnxNetwork"]
+__all__ = ["OnnxNetwork", "onnx_digest"]
+
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff]?[\x01-\x7f])", re.DOTALL)
+"""A key and the length of its value, as a protocol buffer has them: the name of a file of weights
+that are kept apart (onnx.proto, TensorProto.external_data)."""
 
 
 class OnnxNetwork(torch.nn.Module):
@@ -91,3 +99,30 @@ class OnnxNetwork(torch.nn.Module):
             # a RuntimeError, as a module that is given images of the wrong shape raises
             raise RuntimeError(str(error)) from error
         return rows[:given] if self._batch is not None else rows
+
+
+def onnx_digest(path: Path) -> str:
+    """Return the SHA-256 of an ONNX file; and of the files with weights that it names, if any."""
+    own = file_digest(path)
+    others = {name: file_digest(path.parent / name) for name in _weight_files(path)}
+    if not others:
+        return own
+    lines = [own, *(f"{name} {digest}" for name, digest in sorted(others.items()))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _weight_files(path: Path) -> set[str]:
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        found = {
+            data[match.end() : match.end() + _number(match[1])]
+            for match in _LOCATION.finditer(data)
+        }
+    names = {name.decode(errors="replace") for name in found}
+    return {name for name in names if (path.parent / name).is_file()}
+
+
+def _number(digits: bytes) -> int:
+    return sum((digit & 127) << 7 * place for place, digit in enumerate(digits))

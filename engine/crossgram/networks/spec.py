@@ -10,7 +10,7 @@ from pathlib import Path
 from crossgram.errors import InputError
 from crossgram.images.recipe import Recipe
 
-__all__ = ["OUTPUT", "PENULTIMATE", "NetworkSpec", "refuse_repeated_names"]
+__all__ = ["OUTPUT", "PENULTIMATE", "NetworkSpec", "check_names"]
 
 PENULTIMATE, OUTPUT = "penultimate", "output"
 """Layers that every module has by these names: what its classifier takes, and what it gives."""
@@ -18,6 +18,7 @@ PENULTIMATE, OUTPUT = "penultimate", "output"
 _NAMED = ("torchvision", "timm")
 _FILES = ("torchscript", "export", "onnx")
 _CALLABLE = "python"
+_NAME = r"[\w.-]+"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class NetworkSpec:
         >>> NetworkSpec.parse("onnx:nets/b.onnx").name
         'b'
         """
-        match = re.fullmatch(r"(?:(?P<name>[\w.-]+)=)?(?P<kind>[\w.]+):(?P<what>.+)", text)
+        match = re.fullmatch(rf"(?:(?P<name>{_NAME})=)?(?P<kind>[\w.]+):(?P<what>.+)", text)
         if match is None:
             raise InputError(
                 f"model: {text!r} given, expected torchvision:NAME, timm:NAME, onnx:FILE, "
@@ -118,9 +119,13 @@ def _as_name(text: str) -> str:
     return re.sub(r"[^\w.-]", "-", text)
 
 
-def refuse_repeated_names(names: Sequence[str]) -> None:
-    """Refuse several networks of one name."""
+def check_names(names: Sequence[str]) -> None:
+    """Refuse several networks of one name, and names that are no names of files."""
     for name in names:
+        if not re.fullmatch(_NAME, name):
+            raise InputError(
+                f"model: {name!r} is the name of a network, expected letters, digits, _, . and -"
+            )
         if names.count(name) > 1:
             raise InputError(
                 f"model: {names.count(name)} networks are called {name!r}; write NAME=SPEC"
