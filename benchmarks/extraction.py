@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -23,7 +24,7 @@ from crossgram.extraction.batches import decoded_batches, geometry
 from crossgram.extraction.lanes import copies, in_lanes, lanes_for
 from crossgram.images import ImageList, open_collection
 from crossgram.networks.loading import load_network
-from crossgram.networks.network import Network
+from crossgram.networks.network import Network, normalized
 from crossgram.networks.spec import NetworkSpec
 
 _PHOTOGRAPHS, _FACES = (500, 375), (112, 112)
@@ -51,15 +52,22 @@ def main(folder: Path, repeats: int, peak_of: int | None) -> None:
         return
     lines = []
     for name, size, count in _CASES:
-        images, model = _photographs(folder, count, size), f"networks:{name}"
-        network_rate = count / median(_network_seconds(model, count) for _ in range(repeats))
-        decoding_rate = count / median(_decoding_seconds(images, model) for _ in range(repeats))
-        shared = 1 / (1 / network_rate + 1 / decoding_rate)
-        for decoders in _DECODERS:
+        images, own = _photographs(folder, count, size), NetworkSpec.parse(f"networks:{name}")
+        exported = _exported(own, folder)
+        network_rates = {
+            "known": count / median(_lanes_seconds(exported, count) for _ in range(repeats)),
+            "user's": count / median(_divided_seconds(own, count) for _ in range(repeats)),
+        }
+        decoding_rate = count / median(_decoding_seconds(images, own) for _ in range(repeats))
+        for model, decoders in product((exported, own), _DECODERS):
+            code = "known" if model is exported else "user's"
+            network_rate = network_rates[code]
+            shared = 1 / (1 / network_rate + 1 / decoding_rate)
             rate = median(_extraction_rate(images, model, decoders) for _ in range(repeats))
             lines.append(
                 [
                     f"{name} on {size[0]} x {size[1]}",
+                    code,
                     f"{network_rate:,.0f}",
                     f"{decoding_rate:,.0f}",
                     f"{shared:,.0f}",
@@ -73,15 +81,18 @@ def main(folder: Path, repeats: int, peak_of: int | None) -> None:
     write(
         "extraction",
         "## Extraction from JPEG files on the CPU, images a second\n\n"
-        f"Medians of {repeats}, batches of {_BATCH}. The network's own rate is on batches that lie "
-        "in memory, one after the other on all cores or one on each core, whichever is faster, the "
-        "decoding rate that of all cores with nothing else to do; extraction from the first batch "
-        "that is done to the last, without loading and listing. On a CPU the two "
+        f"Medians of {repeats}, batches of {_BATCH}. A network of known code, here an exported "
+        "one, takes batches side by side, one on each core; one of the user's code takes one after "
+        "the other, which PyTorch divides among the cores. The network's own rate is that on "
+        "batches that lie in memory, the decoding rate that of all cores with nothing else to do; "
+        "extraction from the first batch that is done to the last, without loading and listing. "
+        "On a CPU the two "
         "share the cores, so that both together can do no more than 1 / (1 / network + 1 / "
         "decoding), in the column shared.\n\n"
         + table(
             [
                 "network",
+                "code",
                 "network alone",
                 "decoding alone",
                 "shared",
@@ -112,14 +123,19 @@ def _photographs(folder: Path, count: int, size: tuple[int, int]) -> Path:
     return out
 
 
-def _network_seconds(model: str, count: int) -> float:
-    """Return the seconds for so many images in memory: the better of two ways to use the cores."""
-    return min(_divided_seconds(model, count), _lanes_seconds(model, count))
+def _exported(spec: NetworkSpec, folder: Path) -> NetworkSpec:
+    """Return the same network as a program of torch.export."""
+    network, path = load_network(spec), folder / f"{spec.name}.pt2"
+    batch = normalized(_pixels(network), network.recipe)
+    free = ({0: torch.export.Dim("images")},)
+    program = torch.export.export(network.module.eval(), (batch,), dynamic_shapes=free)
+    torch.export.save(program, path)
+    return NetworkSpec(spec.name, "export", str(path), recipe=network.recipe)
 
 
-def _divided_seconds(model: str, count: int) -> float:
+def _divided_seconds(model: NetworkSpec, count: int) -> float:
     """One batch at a time, which PyTorch divides among its threads."""
-    network = load_network(NetworkSpec.parse(model))
+    network = load_network(model)
     batch = _pixels(network)
 
     def run() -> None:
@@ -131,10 +147,10 @@ def _divided_seconds(model: str, count: int) -> float:
         return timed(run) * count / (count // _BATCH * _BATCH)
 
 
-def _lanes_seconds(model: str, count: int) -> float:
+def _lanes_seconds(model: NetworkSpec, count: int) -> float:
     """Batches side by side, one on each core."""
-    with lanes_for("cpu", compiled=False) as lanes:
-        network = load_network(NetworkSpec.parse(model))
+    with lanes_for([model], "cpu", compiled=False) as lanes:
+        network = load_network(model)
         batch = _pixels(network)
         owned = [own for (own,) in copies([network], lanes)]
 
@@ -156,8 +172,8 @@ def _pixels(network: Network) -> torch.Tensor:
     return torch.randint(0, 256, (_BATCH, *recipe.size, recipe.channels), dtype=torch.uint8)
 
 
-def _decoding_seconds(images: Path, model: str) -> float:
-    recipe = geometry(load_network(NetworkSpec.parse(model)).recipe)
+def _decoding_seconds(images: Path, model: NetworkSpec) -> float:
+    recipe = geometry(load_network(model).recipe)
     collection = open_collection(images)
     with tempfile.TemporaryDirectory() as folder:
         listed = ImageList.write(collection, Path(folder) / "list")
@@ -173,7 +189,7 @@ def _decoding_seconds(images: Path, model: str) -> float:
         return timed(run)
 
 
-def _extraction_rate(images: Path, model: str, decoders: int | None) -> float:
+def _extraction_rate(images: Path, model: NetworkSpec, decoders: int | None) -> float:
     """Return images a second from the first batch that is done to the last."""
     seen: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -204,9 +220,10 @@ def _peak(folder: Path, count: int) -> int:
 def _print_peak(images: Path) -> None:
     from crossgram.resources import PeakMemory
 
-    load_network(NetworkSpec.parse("networks:tiny"))
+    tiny = NetworkSpec.parse("networks:tiny")
+    load_network(tiny)
     peak = PeakMemory()
-    _extraction_rate(images, "networks:tiny", 2)
+    _extraction_rate(images, tiny, 2)
     print(peak.bytes())
 
 

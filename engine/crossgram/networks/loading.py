@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -289,9 +290,12 @@ def _export(spec: NetworkSpec, device: torch.device) -> _Parts:
 
 
 def _program(path: Path) -> torch.export.ExportedProgram:
-    program = torch.export.load(path)
-    # what it changes shows in a program of functions only
-    changed = program.run_decompositions({}).graph_signature.buffers_to_mutate.values()
+    with warnings.catch_warnings():
+        # PyTorch's, of its own older ways
+        warnings.simplefilter("ignore")
+        program = torch.export.load(path)
+        # what it changes shows in a program of functions only
+        changed = program.run_decompositions({}).graph_signature.buffers_to_mutate.values()
     if changed:
         raise InputError(
             f"{path}: changes {', '.join(changed)} while it runs, so that an embedding would "
