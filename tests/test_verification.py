@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -197,3 +198,46 @@ class TestPairScores:
     def test_nan_scores_are_refused(self) -> None:
         with pytest.raises(NonFiniteError, match="impostor"):
             PairScores(np.zeros(2), np.array([0.0, np.nan]))
+
+
+class TestOtherReadings:
+    """What other tools report as the true accept rate at a false accept rate."""
+
+    @given(scores_with_ties, st.sampled_from([0.1, 0.25, 0.29, 0.5, 0.9]))
+    def test_nearest_is_that_of_insightface(self, scores: PairScores, far: float) -> None:
+        if math.floor(Fraction(str(far)) * len(scores.impostor)) < 1:
+            return
+        # as its evaluation of IJB does it
+        fpr, tpr, _ = sklearn_roc_curve(*as_labels(scores))
+        fpr, tpr = np.flipud(fpr), np.flipud(tpr)
+        _, best = min(zip(abs(fpr - far), range(len(fpr)), strict=True))
+        point = true_accepts_at(far, scores, "nearest")
+        assert point.true_accept_rate == tpr[best]
+        assert point.achieved_far == fpr[best]
+        assert np.mean(scores.impostor >= point.threshold) == fpr[best]
+
+    @given(scores_with_ties, st.sampled_from([0.1, 0.25, 0.29, 0.5, 0.9]))
+    def test_interpolated_lies_on_the_curve(self, scores: PairScores, far: float) -> None:
+        if math.floor(Fraction(str(far)) * len(scores.impostor)) < 1:
+            return
+        points = {}
+        fpr, tpr, _ = sklearn_roc_curve(*as_labels(scores), drop_intermediate=False)
+        for x, y in zip(fpr, tpr, strict=True):
+            points[x] = max(y, points.get(x, 0))
+        left = max(x for x in points if x <= far)
+        right = min(x for x in points if x >= far)
+        share = 0 if left == right else (far - left) / (right - left)
+        expected = points[left] + share * (points[right] - points[left])
+        point = true_accepts_at(far, scores, "interpolate")
+        assert point.true_accept_rate == pytest.approx(expected, abs=1e-14)
+        assert point.achieved_far == left
+        assert point.true_accept_rate >= true_accepts_at(far, scores).true_accept_rate - 1e-14
+
+    def test_nearest_may_be_above_the_rate_asked_for(self) -> None:
+        scores = PairScores(np.array([1.0]), np.array([0.9, 0.9, 0.1]))
+        assert true_accepts_at(0.4, scores).achieved_far == 0
+        assert true_accepts_at(0.4, scores, "nearest").achieved_far == 2 / 3
+
+    def test_an_unknown_one_is_refused(self) -> None:
+        with pytest.raises(InputError, match="mode: 'best' given"):
+            true_accepts_at(0.5, random_scores(5, 5), "best")

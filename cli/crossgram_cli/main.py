@@ -30,6 +30,7 @@ _COMMANDS = (
     "compare",
     "curve",
     "apply",
+    "evaluate",
 )
 _FAILED, _WRONG_INPUT = 1, 2
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from crossgram.errors import RunError as RunError
     from crossgram.errors import WidthMismatchError as WidthMismatchError
     from crossgram.estimator import LeastSquares as LeastSquares
+    from crossgram.evaluation import VerificationReport as VerificationReport
+    from crossgram.evaluation import verify as verify
     from crossgram.extraction import accumulate_images as accumulate_images
     from crossgram.extraction import extract as extract
     from crossgram.extraction import extract_with_report as extract_with_report
@@ -87,6 +89,8 @@ _HOME = {
     "RunError": "errors",
     "WidthMismatchError": "errors",
     "LeastSquares": "estimator",
+    "VerificationReport": "evaluation",
+    "verify": "evaluation",
     "accumulate_images": "extraction",
     "extract": "extraction",
     "extract_with_report": "extraction",

@@ -17,15 +17,20 @@ from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
 from crossgram.kernels.numpy import unit_rows
 
 __all__ = [
+    "TAR_MODES",
     "OperatingPoint",
     "PairScores",
     "Roc",
+    "allowed_false_accepts",
     "area_under_curve",
     "equal_error_rate",
     "pair_scores",
     "roc_curve",
     "true_accepts_at",
 ]
+
+TAR_MODES = ("conservative", "nearest", "interpolate")
+"""Ways to read the true accept rate at a false accept rate off a finite ROC curve."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +83,13 @@ class OperatingPoint:
     far : float
         The rate asked for.
     threshold : float
-        A pair is accepted if its score is above it.
+        A pair is accepted if its score is above it; with the mode "nearest", if it reaches it, and
+        with "interpolate", the true accept rate is that of no threshold, and this the next one that
+        keeps the rate.
     true_accept_rate : float
         Share of the genuine pairs accepted.
     achieved_far : float
-        Share of the impostor pairs accepted, never above `far`.
+        Share of the impostor pairs accepted; above `far` only with the mode "nearest".
     false_accepts : int
         Their number.
     """
@@ -179,7 +186,7 @@ def equal_error_rate(scores: PairScores) -> float:
     return float(roc.false_accept[after - 1] + share * step)
 
 
-def true_accepts_at(far: float, scores: PairScores) -> OperatingPoint:
+def true_accepts_at(far: float, scores: PairScores, mode: str = "conservative") -> OperatingPoint:
     """Return what is accepted at the lowest threshold that keeps a false accept rate.
 
     Parameters
@@ -187,27 +194,34 @@ def true_accepts_at(far: float, scores: PairScores) -> OperatingPoint:
     far : float
         Above 0 and below 1, and so large that it allows one false accept: far N_i >= 1.
     scores : PairScores
+    mode : {"conservative", "nearest", "interpolate"}
+        The definition below; or the point of scikit-learn's ROC curve whose false accept rate is
+        nearest, of two the higher one, as insightface's evaluation of IJB has it; or the line
+        between the points of the ROC curve, the highest true accept rate at each.
 
     Raises
     ------
     InputError
-        If there are too few impostor pairs for that rate.
+        If there are too few impostor pairs for that rate, or the mode is unknown.
 
     Notes
     -----
     With k = floor(far N_i), the threshold is the (k + 1)-th largest impostor score, and a pair is
     accepted if its score is above it. So at most k impostors are, also where scores are equal.
     """
-    if not 0 < far < 1:
-        raise InputError(f"far: {far} given, expected a share above 0 and below 1")
+    if mode not in TAR_MODES:
+        raise InputError(f"mode: {mode!r} given, expected one of {TAR_MODES}")
     count = len(scores.impostor)
-    # the decimal that was written, for 0.29 * 100 is below 29 in binary
-    allowed = math.floor(Fraction(repr(float(far))) * count)
+    allowed = allowed_false_accepts(far, count)
     if allowed < 1:
         raise InputError(
             f"far: {far:g} of {count} impostor pairs is less than one false accept; choose "
             f"{1 / count:.2g} or more, or score more pairs"
         )
+    if mode == "nearest":
+        return _nearest(far, scores)
+    if mode == "interpolate":
+        return _interpolated(far, scores)
     threshold = np.partition(scores.impostor, count - 1 - allowed)[count - 1 - allowed]
     false_accepts = int(np.count_nonzero(scores.impostor > threshold))
     return OperatingPoint(
@@ -216,6 +230,54 @@ def true_accepts_at(far: float, scores: PairScores) -> OperatingPoint:
         true_accept_rate=float(np.mean(scores.genuine > threshold)),
         achieved_far=false_accepts / count,
         false_accepts=false_accepts,
+    )
+
+
+def allowed_false_accepts(far: float, impostors: int) -> int:
+    """Return how many of some impostor pairs a false accept rate allows to be accepted.
+
+    Raises
+    ------
+    InputError
+        If it is no rate.
+    """
+    if not 0 < far < 1:
+        raise InputError(f"far: {far} given, expected a share above 0 and below 1")
+    # the decimal that was written, for 0.29 * 100 is below 29 in binary
+    return math.floor(Fraction(repr(float(far))) * impostors)
+
+
+def _nearest(far: float, scores: PairScores) -> OperatingPoint:
+    roc = roc_curve(scores)
+    false = np.rint(roc.false_accept * len(scores.impostor)).astype(np.int64)
+    true = np.rint(roc.true_accept * len(scores.genuine)).astype(np.int64)
+    # scikit-learn leaves out the points within a straight piece
+    corner = np.ones(len(false), bool)
+    corner[1:-1] = (np.diff(false, 2) != 0) | (np.diff(true, 2) != 0)
+    points = np.flatnonzero(corner)
+    distance = np.abs(roc.false_accept[points] - far)
+    best = points[len(points) - 1 - int(np.argmin(distance[::-1]))]
+    return OperatingPoint(
+        far=far,
+        threshold=float(roc.threshold[best]),
+        true_accept_rate=float(roc.true_accept[best]),
+        achieved_far=float(roc.false_accept[best]),
+        false_accepts=int(false[best]),
+    )
+
+
+def _interpolated(far: float, scores: PairScores) -> OperatingPoint:
+    roc = roc_curve(scores)
+    # of points of one false accept rate, the last has the highest true accept rate
+    last = np.append(np.diff(roc.false_accept) > 0, True)
+    false, true, threshold = roc.false_accept[last], roc.true_accept[last], roc.threshold[last]
+    kept = int(np.searchsorted(false, far, "right")) - 1
+    return OperatingPoint(
+        far=far,
+        threshold=float(threshold[kept]),
+        true_accept_rate=float(np.interp(far, false, true)),
+        achieved_far=float(false[kept]),
+        false_accepts=round(float(false[kept]) * len(scores.impostor)),
     )
 
 

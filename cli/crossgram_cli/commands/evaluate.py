@@ -1,0 +1,171 @@
+"""crossgram evaluate verify."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from crossgram_cli.shared import computes, emit, progress_bar
+
+if TYPE_CHECKING:
+    from crossgram.evaluation import Interval, Verification, VerificationReport
+
+__all__ = ["command"]
+
+_FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+
+
+@click.group("evaluate")
+def command() -> None:
+    """Measure what recognition a map keeps.
+
+    \b
+    Example:  crossgram evaluate verify a.zarr b.zarr --map a-to-b.safetensors
+    """
+
+
+@command.command("verify")
+@click.argument("source", type=click.Path())
+@click.argument("target", required=False, type=click.Path())
+@click.option("--map", "linear_map", type=click.Path(), help="From SOURCE to TARGET.")
+@click.option("--back", type=click.Path(), help="A map from TARGET to SOURCE, to see both ways.")
+@click.option(
+    "--pairs",
+    type=click.Path(),
+    help="LFW's pairs.txt, or a .csv with left, right (ids), same (1 or 0) and maybe fold; by "
+    "default all pairs of the images, by their labels.",
+)
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="What to call a space, once per store, in order; by default the stores' file names.",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(["cosine", "euclidean"]),
+    default="cosine",
+    show_default=True,
+    help="How alike two embeddings are.",
+)
+@click.option(
+    "--far",
+    "fars",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    multiple=True,
+    default=_FARS,
+    show_default="1e-1 to 1e-6",
+    help="False accept rate to give the true accept rate at. Repeatable.",
+)
+@click.option(
+    "--tar",
+    type=click.Choice(["conservative", "nearest", "interpolate"]),
+    default="conservative",
+    show_default=True,
+    help="How it is read off: at the lowest threshold that keeps the rate; at the point of "
+    "scikit-learn's curve nearest to it, as insightface does; between the points.",
+)
+@click.option(
+    "--resamples",
+    type=click.IntRange(0),
+    default=200,
+    show_default=True,
+    help="Draws of people for the confidence intervals; 0 for none.",
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Of the intervals.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@click.option(
+    "--fitted-on",
+    multiple=True,
+    type=click.Path(),
+    help="A store that the maps were fitted on: its images and people must not be evaluated. "
+    "Repeatable.",
+)
+@click.option(
+    "--allow-overlap", is_flag=True, help="Evaluate what was fitted on; the report says so."
+)
+@computes
+def verify(
+    source: str,
+    target: str | None,
+    names: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Tell pairs of images of one person from pairs of two.
+
+    With SOURCE alone, within its space. With TARGET, the same images in the same order by another
+    network: within each space; the source mapped to the target against the target, and against
+    itself; and unmapped, cut or filled up with zeros, as the floor. Figures across spaces stand
+    beside what is lost against the reference's own space, in points.
+
+    \b
+    Example:  crossgram evaluate verify a.zarr --pairs pairs.txt
+              crossgram evaluate verify a.zarr b.zarr --map a-to-b.safetensors \\
+                  --back b-to-a.safetensors --fitted-on a-train.zarr
+    """
+    import crossgram as cg
+
+    with progress_bar() as progress:
+        report = cg.verify(source, target, names=names or None, progress=progress, **options)
+    emit(report.to_dict(), as_json, _text(report))
+
+
+def _text(report: VerificationReport) -> str:
+    from crossgram_cli.text import aligned, columns
+
+    fars = [point.far for point in report.comparisons[0].operating_points]
+    has_accuracy = report.comparisons[0].accuracy is not None
+    top = ["AUC", "EER", *(["accuracy"] if has_accuracy else []), *(f"TAR@{far:g}" for far in fars)]
+    figures = [["comparison", *top]]
+    losses = [["lost, in points", *top]]
+    for own in report.comparisons:
+        name = own.comparison if own.probe == "both" else f"{own.comparison}, {own.probe} probes"
+        cells = []
+        for figure, value in own.figures().items():
+            spread = _spread(own, figure)
+            cells.append(f"{100 * value:.2f}{spread}")
+        figures.append([name, *_ordered(own, cells)])
+        if own.native is not None:
+            lost = [
+                f"{value:+.2f}{_interval(own.loss_intervals.get(figure), 1)}"
+                for figure, value in own.loss.items()
+            ]
+            losses.append([name, *_ordered(own, lost)])
+    tables = [columns(figures, text=1)]
+    if len(losses) > 1:
+        tables.append(columns(losses, text=1))
+    left_out = f", {report.left_out:,} without an embedding left out" if report.left_out else ""
+    lines = [
+        ("figures", f"in percent; in brackets {report.confidence:.0%} intervals over people")
+        if report.resamples
+        else ("figures", "in percent"),
+        ("images", f"{report.images:,} of {report.people:,} people{left_out}"),
+        ("pairs", f"{report.genuine_pairs:,} genuine, {report.impostor_pairs:,} impostor"),
+        *(("note", note) for note in report.notes),
+    ]
+    return "\n\n".join([*tables, aligned(lines)])
+
+
+def _ordered(own: Verification, cells: list[str]) -> list[str]:
+    """Put accuracy behind the equal error rate."""
+    return cells if own.accuracy is None else [*cells[:2], cells[-1], *cells[2:-1]]
+
+
+def _spread(own: Verification, figure: str) -> str:
+    if figure == "accuracy" and own.accuracy is not None:
+        return f" +- {100 * own.accuracy.standard_error:.2f}"
+    return _interval(own.intervals.get(figure), 100)
+
+
+def _interval(interval: Interval | None, scale: float) -> str:
+    if interval is None:
+        return ""
+    return f" [{scale * interval.low:.2f}, {scale * interval.high:.2f}]"

@@ -1,0 +1,157 @@
+"""Confidence intervals of verification figures, by drawing people anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossgram.evaluation.pair_list import PairList
+from crossgram.verification import allowed_false_accepts
+
+__all__ = ["Interval", "WeightedPairs", "drawn_figures", "intervals"]
+
+_LEAST_KNOWN = 0.9
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A percentile interval.
+
+    Attributes
+    ----------
+    low, high : float
+        Its ends.
+    """
+
+    low: float
+    high: float
+
+
+class WeightedPairs:
+    """Scores of pairs of which each may count several times; sorted once for many weightings.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (m,)
+        Of all pairs.
+    same : ndarray of bool, shape (m,)
+        Which are genuine.
+    """
+
+    def __init__(self, scores: NDArray[np.float64], same: NDArray[np.bool_]) -> None:
+        genuine, impostor = np.flatnonzero(same), np.flatnonzero(~same)
+        # the highest first
+        self._genuine = genuine[np.argsort(-scores[genuine], kind="stable")]
+        self._impostor = impostor[np.argsort(-scores[impostor], kind="stable")]
+        self._genuine_scores = -scores[self._genuine]
+        self._impostor_scores = -scores[self._impostor]
+
+    def figures(self, weights: NDArray[np.int64], fars: Sequence[float]) -> list[float]:
+        """Return the area under the curve, the equal error rate, and true accept rates at FARs.
+
+        Each pair counts as often as its weight says; NaN where too few do for a figure.
+        """
+        genuine = np.cumsum(np.append(0, weights[self._genuine]))
+        impostor = np.cumsum(np.append(0, weights[self._impostor]))
+        if not genuine[-1] or not impostor[-1]:
+            return [np.nan] * (2 + len(fars))
+        return [
+            self._area(genuine, impostor, weights),
+            self._equal_error(genuine, impostor),
+            *(self._true_accepts(genuine, impostor, far) for far in fars),
+        ]
+
+    def _area(
+        self, genuine: NDArray[np.int64], impostor: NDArray[np.int64], weights: NDArray[np.int64]
+    ) -> float:
+        above = np.searchsorted(self._impostor_scores, self._genuine_scores, "left")
+        reaching = np.searchsorted(self._impostor_scores, self._genuine_scores, "right")
+        lower = 2 * impostor[-1] - impostor[above] - impostor[reaching]
+        total = int((weights[self._genuine] * lower).sum(dtype=np.int64))
+        return total / (2 * int(genuine[-1]) * int(impostor[-1]))
+
+    def _equal_error(self, genuine: NDArray[np.int64], impostor: NDArray[np.int64]) -> float:
+        threshold = np.unique(np.concatenate([self._genuine_scores, self._impostor_scores]))
+        accepted = np.append(0, np.searchsorted(self._impostor_scores, threshold, "right"))
+        false = impostor[accepted] / impostor[-1]
+        accepted = np.append(0, np.searchsorted(self._genuine_scores, threshold, "right"))
+        excess = false + genuine[accepted] / genuine[-1] - 1
+        after = int(np.argmax(excess >= 0))
+        share = -excess[after - 1] / (excess[after] - excess[after - 1])
+        return float(false[after - 1] + share * (false[after] - false[after - 1]))
+
+    def _true_accepts(
+        self, genuine: NDArray[np.int64], impostor: NDArray[np.int64], far: float
+    ) -> float:
+        allowed = allowed_false_accepts(far, int(impostor[-1]))
+        if allowed < 1:
+            return float("nan")
+        first = int(np.searchsorted(impostor, allowed, "right"))
+        threshold = self._impostor_scores[first - 1]
+        accepted = int(np.searchsorted(self._genuine_scores, threshold, "left"))
+        return float(genuine[accepted] / genuine[-1])
+
+
+def drawn_figures(
+    scores: NDArray[np.float64],
+    pairs: PairList,
+    fars: Sequence[float],
+    *,
+    resamples: int,
+    seed: int,
+) -> NDArray[np.float64]:
+    """Return area, equal error rate and true accept rates of people drawn anew, many times.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (m,)
+        Of the pairs.
+    pairs : PairList
+        Whose people are drawn; the same people are drawn for other scores of the same pairs.
+    fars : sequence of float
+        False accept rates.
+    resamples : int
+        How often people are drawn, as many as there are, with replacement.
+    seed : int
+        Of the generator.
+
+    Returns
+    -------
+    ndarray, shape (resamples, 2 + number of fars)
+        NaN where too few pairs were drawn for a figure.
+
+    Notes
+    -----
+    Pairs are not independent, people are: a pair of one person counts as often as he was drawn, a
+    pair of two as often as both together (the bootstrap of vertices, Snijders and Borgatti 1999,
+    Connections 22(2), with a person's images kept together). Two people drawn from one are never
+    paired with each other.
+    """
+    used, position = np.unique(
+        pairs.subject[np.append(pairs.left, pairs.right)], return_inverse=True
+    )
+    left, right = np.split(position, 2)
+    sorted_pairs = WeightedPairs(scores, pairs.same)
+    rng = np.random.default_rng(seed)
+    drawn = np.empty((resamples, 2 + len(fars)))
+    for figures in drawn:
+        times = np.bincount(rng.integers(len(used), size=len(used)), minlength=len(used))
+        weights = np.where(pairs.same, times[left], times[left] * times[right])
+        figures[:] = sorted_pairs.figures(weights, fars)
+    return drawn
+
+
+def intervals(drawn: NDArray[np.float64], confidence: float) -> list[Interval | None]:
+    """Return the percentile interval of each column; None where a tenth of it or more is NaN."""
+    found: list[Interval | None] = []
+    for figures in drawn.T:
+        known = figures[~np.isnan(figures)]
+        if len(known) <= _LEAST_KNOWN * len(figures):
+            found.append(None)
+        else:
+            low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+            found.append(Interval(float(low), float(high)))
+    return found

@@ -1,0 +1,511 @@
+"""Verification within spaces and across them: what a map keeps of telling people apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossgram.accumulation import open_spaces
+from crossgram.errors import InputError, WidthMismatchError
+from crossgram.evaluation.accuracy import FoldedAccuracy, folded_accuracy
+from crossgram.evaluation.pair_list import PairList, all_pairs, read_pairs
+from crossgram.evaluation.resampling import Interval, drawn_figures, intervals
+from crossgram.evaluation.scoring import METRICS, prepared, scores_of
+from crossgram.evaluation.splits import Overlap, overlap
+from crossgram.linear_map import LinearMap
+from crossgram.pairing import check_counts, check_ids
+from crossgram.progress import Progress, ProgressCallback, ignore
+from crossgram.source import Source, SourceLike, masked_rows, open_source
+from crossgram.spaces import check_signature
+from crossgram.verification import (
+    TAR_MODES,
+    OperatingPoint,
+    PairScores,
+    allowed_false_accepts,
+    area_under_curve,
+    equal_error_rate,
+    true_accepts_at,
+)
+
+__all__ = ["Verification", "VerificationReport", "verify"]
+
+_FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+_FEW_FALSE_ACCEPTS = 10
+_AREA, _ERROR = "area_under_curve", "equal_error_rate"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How well the scores of one comparison tell pairs of one person from pairs of two.
+
+    Attributes
+    ----------
+    comparison : str
+        Probe space, or map, and reference space.
+    probe : {"both", "left", "right"}
+        Which image of a listed pair is the probe; "both" where that makes no difference, or every
+        pair is scored both ways.
+    native : str or None
+        The comparison within the reference's space, which `loss` is against.
+    area_under_curve, equal_error_rate : float
+        Of the ROC curve.
+    accuracy : FoldedAccuracy or None
+        Of a list with folds.
+    operating_points : tuple of OperatingPoint
+        One for each false accept rate that the number of impostor pairs can tell.
+    intervals : mapping of str to Interval or None
+        Of "area_under_curve", "equal_error_rate" and "tar@FAR"; empty without resamples. Those of
+        true accept rates are by the conservative reading.
+    loss : mapping of str to float
+        What is lost against `native`, in points (hundredths), also of "accuracy"; negative where
+        something is won.
+    loss_intervals : mapping of str to Interval or None
+        Of the loss, the same people drawn for both.
+    """
+
+    comparison: str
+    probe: str
+    native: str | None
+    area_under_curve: float
+    equal_error_rate: float
+    accuracy: FoldedAccuracy | None
+    operating_points: tuple[OperatingPoint, ...]
+    intervals: dict[str, Interval | None]
+    loss: dict[str, float] = field(default_factory=dict)
+    loss_intervals: dict[str, Interval | None] = field(default_factory=dict)
+
+    def figures(self) -> dict[str, float]:
+        """Return the figures by name."""
+        named = {
+            _AREA: self.area_under_curve,
+            _ERROR: self.equal_error_rate,
+            **{_tar(point.far): point.true_accept_rate for point in self.operating_points},
+        }
+        if self.accuracy is not None:
+            named["accuracy"] = self.accuracy.mean
+        return named
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """All comparisons of one evaluation.
+
+    Attributes
+    ----------
+    comparisons : tuple of Verification
+        Native ones first.
+    images, left_out, people : int
+        Images in pairs; images without an embedding, which are in none; people.
+    genuine_pairs, impostor_pairs : int
+        Of one person, and of two, each once.
+    metric, tar : str
+        How pairs are scored, and how true accept rates are read off.
+    untold_fars : tuple of float
+        Rates that the number of impostor pairs is too small for.
+    resamples, seed : int
+        Of the intervals.
+    confidence : float
+        Of the intervals.
+    overlap : Overlap or None
+        What the fit shares with the evaluation; None if it was not said what was fitted on.
+    notes : tuple of str
+        What to know before relying on the figures.
+    """
+
+    comparisons: tuple[Verification, ...]
+    images: int
+    left_out: int
+    people: int
+    genuine_pairs: int
+    impostor_pairs: int
+    metric: str
+    tar: str
+    untold_fars: tuple[float, ...]
+    resamples: int
+    seed: int
+    confidence: float
+    overlap: Overlap | None
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        facts = asdict(self)
+        for own in facts["comparisons"]:
+            if own["accuracy"] is not None:
+                # a threshold beyond all scores is no number of JSON
+                own["accuracy"]["thresholds"] = [
+                    value if np.isfinite(value) else None for value in own["accuracy"]["thresholds"]
+                ]
+            for point in own["operating_points"]:
+                point["threshold"] = point["threshold"] if np.isfinite(point["threshold"]) else None
+        return facts
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    name: str
+    probes: NDArray[np.float64]
+    references: NDArray[np.float64]
+    native: str | None
+
+
+def verify(
+    source: SourceLike,
+    target: SourceLike | None = None,
+    *,
+    linear_map: LinearMap | str | Path | None = None,
+    back: LinearMap | str | Path | None = None,
+    pairs: str | Path | None = None,
+    names: Sequence[str] | None = None,
+    metric: str = "cosine",
+    fars: Sequence[float] = _FARS,
+    tar: str = "conservative",
+    resamples: int = 200,
+    confidence: float = 0.95,
+    seed: int = 0,
+    fitted_on: Sequence[SourceLike] = (),
+    allow_overlap: bool = False,
+    progress: ProgressCallback = ignore,
+) -> VerificationReport:
+    """Tell pairs of images of one person from pairs of two, within spaces and across them.
+
+    Parameters
+    ----------
+    source : source-like, shape (n, p)
+        Embeddings by one network.
+    target : source-like, shape (n, q), optional
+        Of the same images, in the same order, by another: then the source's embeddings meet the
+        target's, too, mapped, and cut or filled up with zeros as the floor.
+    linear_map, back : LinearMap or path, optional
+        From source to target, and from target to source.
+    pairs : path, optional
+        A list of pairs as `read_pairs` takes it; by default all pairs of the labelled images.
+    names : sequence of str, optional
+        What the two spaces are called.
+    metric : {"cosine", "euclidean"}
+        How alike two embeddings are; the distance is of the embeddings as they are.
+    fars : sequence of float
+        False accept rates.
+    tar : {"conservative", "nearest", "interpolate"}
+        How the true accept rate at each is read off: see `true_accepts_at`.
+    resamples : int
+        Draws of people for the intervals; 0 for none.
+    confidence : float
+        Of the intervals, between 0 and 1.
+    seed : int
+        Of the draws.
+    fitted_on : sequence of source-like
+        What the maps were fitted on, to see whether the evaluation is of other images and people.
+    allow_overlap : bool
+        Evaluate all the same if it is not; the report says so.
+    progress : callable
+        Called with a `Progress` after each comparison.
+
+    Returns
+    -------
+    VerificationReport
+        Every comparison, each across spaces with its loss against the reference's own space.
+
+    Raises
+    ------
+    InputError
+        If arguments contradict each other, images of pairs are missing, or what was fitted on is
+        evaluated.
+    PairingError
+        If the rows of source and target are not the same images.
+    WidthMismatchError
+        If a map is not between the spaces.
+    NonFiniteError
+        If an embedding that is compared is zero or not finite.
+    """
+    _check(metric, fars, tar, resamples, confidence)
+    given = [source] if target is None else [source, target]
+    if target is None and (linear_map is not None or back is not None):
+        raise InputError("target: none given, but a map to it; give the store of its space")
+    sources, called = open_spaces(given, names)
+    check_counts(sources)
+    check_ids(sources, 0, sources[0].rows)
+    usable = _usable(sources)
+    chosen = _pairs(sources, pairs, usable)
+    rows = [_rows(one, usable) for one in sources]
+    used = np.unique(np.append(chosen.left, chosen.right))
+    shared = _overlap(sources, used, fitted_on, allow_overlap)
+    maps = [
+        _map(one, ends)
+        for one, ends in zip((linear_map, back), _ends(sources, called), strict=True)
+    ]
+    comparisons = list(_comparisons(called, rows, maps, metric))
+    rated = _tellable(fars, chosen)
+    measuring = _Measuring(tuple(rated), tar, resamples, confidence, seed)
+    found: list[Verification] = []
+    drawn: dict[str, tuple[Verification, NDArray[np.float64]]] = {}
+    for count, comparison in enumerate(comparisons, 1):
+        for probe in _assignments(comparison, listed=pairs is not None):
+            scores, listed = _scores(comparison, chosen, metric, probe)
+            native = None if comparison.native is None else drawn[comparison.native]
+            own, draws = measuring.measure(comparison, probe, scores, listed, native)
+            found.append(own)
+            drawn[comparison.name] = own, draws
+        progress(Progress("verify", count, len(comparisons), 0))
+    return VerificationReport(
+        comparisons=tuple(found),
+        images=len(used),
+        left_out=int((~usable).sum()) if pairs is None else 0,
+        people=len(np.unique(chosen.subject[used])),
+        genuine_pairs=int(chosen.same.sum()),
+        impostor_pairs=int((~chosen.same).sum()),
+        metric=metric,
+        tar=tar,
+        untold_fars=tuple(far for far in fars if far not in rated),
+        resamples=resamples,
+        seed=seed,
+        confidence=confidence,
+        overlap=shared,
+        notes=tuple(_notes(found, fars, rated, chosen, shared, maps)),
+    )
+
+
+def _check(metric: str, fars: Sequence[float], tar: str, resamples: int, confidence: float) -> None:
+    for name, value, allowed in (("metric", metric, tuple(METRICS)), ("tar", tar, TAR_MODES)):
+        if value not in allowed:
+            raise InputError(f"{name}: {value!r} given, expected one of {allowed}")
+    for far in fars:
+        allowed_false_accepts(far, 1)
+    if resamples < 0:
+        raise InputError(f"resamples: {resamples} given, expected 0 or more")
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence: {confidence} given, expected a share between 0 and 1")
+
+
+def _usable(sources: Sequence[Source]) -> NDArray[np.bool_]:
+    masked = masked_rows(sources, 0, sources[0].rows)
+    return np.ones(sources[0].rows, bool) if masked is None else ~masked
+
+
+def _pairs(
+    sources: Sequence[Source], pairs: str | Path | None, usable: NDArray[np.bool_]
+) -> PairList:
+    if pairs is None:
+        labels = next((one.labels for one in sources if one.labels is not None), None)
+        if labels is None:
+            raise InputError(
+                f"{sources[0].label}: has no labels, so that nobody knows who is who; give a list "
+                "of pairs (--pairs)"
+            )
+        return all_pairs(labels.read(0, len(labels)), usable)
+    ids = next((one.ids for one in sources if one.ids is not None), None)
+    if ids is None:
+        raise InputError(
+            f"{sources[0].label}: has no ids, which the pairs of {pairs} are named by; make the "
+            "store with ids"
+        )
+    read = read_pairs(pairs, ids.read(0, len(ids)).tolist())
+    used = np.append(read.left, read.right)
+    if not usable[used].all():
+        row = int(used[np.argmin(usable[used])])
+        raise InputError(
+            f"{pairs}: {ids.read(row, row + 1)[0]} has no embedding in {sources[0].label}, its row "
+            "is masked; a protocol leaves out no pair: mend the image and embed it again"
+        )
+    return read
+
+
+def _rows(source: Source, usable: NDArray[np.bool_]) -> NDArray[np.floating]:
+    rows = np.empty((source.rows, source.dim), source.dtype)
+    source.read(0, rows)
+    # in no pair, and NaN
+    rows[~usable] = 1
+    return rows
+
+
+def _overlap(
+    sources: Sequence[Source],
+    used: NDArray[np.int64],
+    fitted_on: Sequence[SourceLike],
+    allowed: bool,
+) -> Overlap | None:
+    if not fitted_on:
+        return None
+    shared = overlap(sources, used, [open_source(one, "fitted_on") for one in fitted_on])
+    if not allowed and (shared.images or shared.people):
+        raise InputError(
+            f"{sources[0].label}: {shared.images} of its images, and {shared.people or 0} of its "
+            "people, are among those that the map was fitted on, which flatters it; evaluate "
+            "others, or allow it (--allow-overlap)"
+        )
+    return shared
+
+
+_Ends = tuple[Source, Source, str]
+
+
+def _ends(sources: Sequence[Source], names: Sequence[str]) -> list[_Ends | None]:
+    if len(sources) == 1:
+        return [None, None]
+    (a, b), (one, other) = sources, names
+    return [(a, b, f"{one} to {other}"), (b, a, f"{other} to {one}")]
+
+
+def _map(given: LinearMap | str | Path | None, ends: _Ends | None) -> LinearMap | None:
+    if given is None or ends is None:
+        return None
+    loaded = given if isinstance(given, LinearMap) else LinearMap.load(given)
+    source, target, name = ends
+    if (loaded.source.dim, loaded.target.dim) != (source.dim, target.dim):
+        raise WidthMismatchError(
+            f"map {name}: the one given is from {loaded.source.dim} to {loaded.target.dim} "
+            f"columns, {source.label} has {source.dim} and {target.label} {target.dim}; give the "
+            "one that was fitted on them in this order"
+        )
+    check_signature(loaded.source, source.signature, source.label)
+    check_signature(loaded.target, target.signature, target.label)
+    return loaded
+
+
+def _comparisons(
+    names: Sequence[str],
+    rows: Sequence[NDArray[np.floating]],
+    maps: Sequence[LinearMap | None],
+    metric: str,
+) -> Iterator[_Comparison]:
+    own = [prepared(one, metric, name) for one, name in zip(rows, names, strict=True)]
+    native = [f"{name} with {name}" for name in names]
+    for one, name in zip(own, native, strict=True):
+        yield _Comparison(name, one, one, None)
+    if len(rows) == 1:
+        return
+    for k, fitted in enumerate(maps):
+        if fitted is None:
+            continue
+        name = f"{names[k]} to {names[1 - k]}"
+        mapped = prepared(fitted.apply(rows[k]), metric, name)
+        yield _Comparison(f"{name} with {names[1 - k]}", mapped, own[1 - k], native[1 - k])
+        yield _Comparison(f"{name} with itself", mapped, mapped, native[1 - k])
+    for k in range(2):
+        cut = _as_wide(rows[k], rows[1 - k].shape[1])
+        name = f"{names[k]} unmapped with {names[1 - k]}"
+        yield _Comparison(name, prepared(cut, metric, name), own[1 - k], native[1 - k])
+
+
+def _as_wide(rows: NDArray[np.floating], dim: int) -> NDArray[np.floating]:
+    """Return rows cut to a width, or filled up with zeros."""
+    result = np.zeros((len(rows), dim), rows.dtype)
+    kept = min(dim, rows.shape[1])
+    result[:, :kept] = rows[:, :kept]
+    return result
+
+
+def _assignments(comparison: _Comparison, *, listed: bool) -> tuple[str, ...]:
+    across = comparison.probes is not comparison.references
+    return ("left", "right") if across and listed else ("both",)
+
+
+def _scores(
+    comparison: _Comparison, pairs: PairList, metric: str, probe: str
+) -> tuple[NDArray[np.float64], PairList]:
+    """Return the scores, and the pairs that they are of: across spaces all pairs both ways."""
+    ends = (pairs.left, pairs.right) if probe != "right" else (pairs.right, pairs.left)
+    if probe == "both" and comparison.probes is not comparison.references:
+        twice = [np.concatenate(both) for both in ((ends[0], ends[1]), (ends[1], ends[0]))]
+        pairs = PairList(twice[0], twice[1], np.tile(pairs.same, 2), None, pairs.subject)
+        ends = (twice[0], twice[1])
+    return scores_of(comparison.probes, comparison.references, *ends, metric), pairs
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    fars: tuple[float, ...]
+    tar: str
+    resamples: int
+    confidence: float
+    seed: int
+
+    def measure(
+        self,
+        comparison: _Comparison,
+        probe: str,
+        scores: NDArray[np.float64],
+        pairs: PairList,
+        native: tuple[Verification, NDArray[np.float64]] | None,
+    ) -> tuple[Verification, NDArray[np.float64]]:
+        """Return the figures of scores, and those of each draw of people."""
+        kinds = PairScores(scores[pairs.same], scores[~pairs.same])
+        draws = drawn_figures(scores, pairs, self.fars, resamples=self.resamples, seed=self.seed)
+        own = Verification(
+            comparison=comparison.name,
+            probe=probe,
+            native=comparison.native,
+            area_under_curve=area_under_curve(kinds),
+            equal_error_rate=equal_error_rate(kinds),
+            accuracy=None
+            if pairs.fold is None
+            else folded_accuracy(scores, pairs.same, pairs.fold),
+            operating_points=tuple(true_accepts_at(far, kinds, self.tar) for far in self.fars),
+            intervals=self._named(draws),
+        )
+        if native is not None:
+            before, then = native
+            names = own.figures()
+            worse = np.array([-1.0 if name == _ERROR else 1.0 for name in self._names()])
+            own = replace(
+                own,
+                loss={
+                    name: 100 * (before.figures()[name] - value) * (-1 if name == _ERROR else 1)
+                    for name, value in names.items()
+                },
+                # of the same people in both, so that what both have in common does not count
+                loss_intervals=self._named(100 * (then - draws) * worse),
+            )
+        return own, draws
+
+    def _names(self) -> list[str]:
+        return [_AREA, _ERROR, *map(_tar, self.fars)]
+
+    def _named(self, draws: NDArray[np.float64]) -> dict[str, Interval | None]:
+        if not self.resamples:
+            return {}
+        return dict(zip(self._names(), intervals(draws, self.confidence), strict=True))
+
+
+def _tar(far: float) -> str:
+    return f"tar@{far:g}"
+
+
+def _tellable(fars: Sequence[float], pairs: PairList) -> list[float]:
+    impostors = int((~pairs.same).sum())
+    return [far for far in dict.fromkeys(fars) if allowed_false_accepts(far, impostors)]
+
+
+def _notes(
+    found: Sequence[Verification],
+    fars: Sequence[float],
+    rated: Sequence[float],
+    pairs: PairList,
+    shared: Overlap | None,
+    maps: Sequence[LinearMap | None],
+) -> Iterator[str]:
+    impostors = int((~pairs.same).sum())
+    if len(rated) < len(set(fars)):
+        yield (
+            f"{impostors:,} impostor pairs tell false accept rates down to {1 / impostors:.2g}; "
+            "lower ones were left out"
+        )
+    few = [far for far in rated if far * impostors < _FEW_FALSE_ACCEPTS]
+    if few:
+        yield (
+            f"at {', '.join(f'{far:g}' for far in few)} the true accept rate hangs on fewer than "
+            f"{_FEW_FALSE_ACCEPTS} false accepts"
+        )
+    if any(one is not None for one in maps):
+        if shared is None:
+            yield (
+                "whether the map was fitted on these images or people is not known; say what it "
+                "was fitted on (--fitted-on)"
+            )
+        else:
+            yield from shared.notes()
