@@ -99,3 +99,86 @@ class TestVerify:
         self, folder: Path, arguments: tuple[object, ...], message: str
     ) -> None:
         assert message in " ".join(refused("evaluate", "verify", *arguments, cwd=folder).split())
+
+
+@pytest.fixture(scope="module")
+def database(folder: Path) -> Path:
+    """The new people's first two images as a gallery, the others as probes."""
+    for name in "ab":
+        store = cg.EmbeddingStore.open(folder / f"new-{name}.zarr")
+        assert store.ids is not None
+        assert store.labels is not None
+        ids, labels = (column.read(0, 80) for column in (store.ids, store.labels))
+        first = np.arange(80) % 4 < 2
+        for part, own in (("gallery", first), ("probes", ~first)):
+            with cg.EmbeddingStore.create(folder / f"{part}-{name}.zarr", dim=6) as writer:
+                writer.append(store.embeddings[:][own], ids=ids[own], labels=labels[own])
+    return folder
+
+
+SEARCH = ("probes-a.zarr", "gallery-b.zarr", "--map", "a-to-b.safetensors")
+SEARCH += ("--native", "probes-b.zarr")
+
+
+class TestIdentify:
+    def test_says_what_a_migration_keeps(self, database: Path) -> None:
+        options = ("--reembedded", "gallery-a.zarr", "--name", "old", "--name", "new")
+        result = succeeds("evaluate", "identify", *SEARCH, *options, cwd=database)
+        found = {own["search"]: own for own in result["searches"]}
+        assert list(found) == [
+            "new in new",
+            "old to new in new",
+            "old in old",
+            "old unmapped in new",
+        ]
+        assert found["old to new in new"]["kept"]["rank-1"] > 0.9
+        assert found["old unmapped in new"]["kept"]["rank-1"] < 0.5
+        done = crossgram("evaluate", "identify", *SEARCH, *options, "--rank", 1, cwd=database)
+        assert done.returncode == 0, done.stderr
+        lines = {line.split("  ")[0]: line for line in done.stdout.splitlines()}
+        top = done.stdout.splitlines()[0].split()
+        assert top == ["search", "rank-1", "TPIR@0.1"]
+        share = 100 * found["old to new in new"]["recall"]
+        assert f"{share:.2f}" in lines["old to new in new"]
+        assert "threshold" in lines
+        assert "everybody is enrolled" in done.stdout
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("probes-a.zarr", "fit-a.zarr"), "nobody of probes-a.zarr is enrolled there"),
+            (("probes-a.zarr", "none.zarr"), "none.zarr"),
+            ((*SEARCH, "--rank", 0), "Invalid value for '--rank'"),
+        ],
+    )
+    def test_a_mistake_is_named(
+        self, database: Path, arguments: tuple[object, ...], message: str
+    ) -> None:
+        assert message in refused("evaluate", "identify", *arguments, cwd=database)
+
+
+class TestGate:
+    def test_is_met_or_not_by_its_exit_status(self, database: Path) -> None:
+        met = succeeds("evaluate", "gate", *SEARCH, "--min", 0.5, cwd=database)
+        assert met["gate"]["met"]
+        kept = met["gate"]["kept"]
+        done = crossgram("evaluate", "gate", *SEARCH, "--min", kept + 0.01, cwd=database)
+        assert done.returncode == 3
+        assert done.stdout.startswith("NOT met: probes-a to gallery-b in gallery-b keeps")
+        done = crossgram("evaluate", "gate", *SEARCH, "--min", kept, cwd=database)
+        assert done.returncode == 0
+        assert done.stdout.startswith("met: ")
+        done = crossgram("evaluate", "gate", *SEARCH, "--min", 9, "--json", cwd=database)
+        assert done.returncode == 3
+        assert json.loads(done.stdout)["gate"] == {
+            "figure": "rank-1",
+            "kept": kept,
+            "min": 9.0,
+            "met": False,
+        }
+
+    def test_a_figure_that_is_none_is_named(self, database: Path) -> None:
+        said = refused(
+            *("evaluate", "gate", *SEARCH, "--min", 0.9, "--figure", "rank-3"), cwd=database
+        )
+        assert "'rank-3' is not among the figures: rank-1, rank-5, rank-10, tpir@0.1" in said

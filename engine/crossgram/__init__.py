@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from crossgram.errors import RunError as RunError
     from crossgram.errors import WidthMismatchError as WidthMismatchError
     from crossgram.estimator import LeastSquares as LeastSquares
+    from crossgram.evaluation import IdentificationReport as IdentificationReport
     from crossgram.evaluation import VerificationReport as VerificationReport
+    from crossgram.evaluation import identify as identify
     from crossgram.evaluation import verify as verify
     from crossgram.extraction import accumulate_images as accumulate_images
     from crossgram.extraction import extract as extract
@@ -89,7 +91,9 @@ _HOME = {
     "RunError": "errors",
     "WidthMismatchError": "errors",
     "LeastSquares": "estimator",
+    "IdentificationReport": "evaluation",
     "VerificationReport": "evaluation",
+    "identify": "evaluation",
     "verify": "evaluation",
     "accumulate_images": "extraction",
     "extract": "extraction",

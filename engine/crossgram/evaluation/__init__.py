@@ -1,6 +1,12 @@
 """Evaluation: what recognition a map keeps."""
 
 from crossgram.evaluation.accuracy import FoldedAccuracy, folded_accuracy
+from crossgram.evaluation.identifying import (
+    Identification,
+    IdentificationReport,
+    OpenSetPoint,
+    identify,
+)
 from crossgram.evaluation.pair_list import PairList, all_pairs, read_pairs
 from crossgram.evaluation.resampling import Interval
 from crossgram.evaluation.splits import Overlap
@@ -8,13 +14,17 @@ from crossgram.evaluation.verifying import Verification, VerificationReport, ver
 
 __all__ = [
     "FoldedAccuracy",
+    "Identification",
+    "IdentificationReport",
     "Interval",
+    "OpenSetPoint",
     "Overlap",
     "PairList",
     "Verification",
     "VerificationReport",
     "all_pairs",
     "folded_accuracy",
+    "identify",
     "read_pairs",
     "verify",
 ]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from crossgram.errors import NonFiniteError
 from crossgram.kernels.numpy import unit_rows
 
-__all__ = ["METRICS", "prepared", "scores_of"]
+__all__ = ["METRICS", "as_wide", "prepared", "scores_of"]
 
 _BLOCK_PAIRS = 8192
 
@@ -49,6 +49,14 @@ def prepared(rows: NDArray[np.floating], metric: str, name: str) -> NDArray[np.f
             "compared; mend it"
         )
     return ready
+
+
+def as_wide(rows: NDArray[np.floating], dim: int) -> NDArray[np.floating]:
+    """Return rows cut to a width, or filled up with zeros: what one has without a map."""
+    result = np.zeros((len(rows), dim), rows.dtype)
+    kept = min(dim, rows.shape[1])
+    result[:, :kept] = rows[:, :kept]
+    return result
 
 
 def scores_of(

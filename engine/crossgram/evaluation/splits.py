@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from crossgram.errors import InputError
 from crossgram.fingerprint import id_hashes
-from crossgram.source import Source
+from crossgram.source import Source, SourceLike, open_source
 from crossgram.store import Column
 
-__all__ = ["Overlap", "overlap"]
+__all__ = ["Overlap", "checked_overlap", "split_notes"]
 
 _ROWS = 1 << 16
 
@@ -36,24 +36,34 @@ class Overlap:
     images: int
     people: int | None
 
-    def notes(self) -> Iterator[str]:
-        """Say what follows for the figures."""
-        where = ", ".join(self.fitted_on)
-        if self.images or self.people:
-            yield (
-                f"{self.images:,} of the images and {self.people or 0:,} of the people are among "
-                f"those that the map was fitted on ({where}): the figures flatter it"
-            )
-        elif self.people is None:
-            yield f"no image is among those of {where}; of people, that cannot be told"
-        else:
-            yield f"no image and no person is among those of {where}"
+
+def split_notes(shared: Overlap | None) -> Iterator[str]:
+    """Say what follows for the figures of a map."""
+    if shared is None:
+        yield (
+            "whether the map was fitted on these images or people is not known; say what it was "
+            "fitted on (--fitted-on)"
+        )
+        return
+    where = ", ".join(shared.fitted_on)
+    if shared.images or shared.people:
+        yield (
+            f"{shared.images:,} of the images and {shared.people or 0:,} of the people are among "
+            f"those that the map was fitted on ({where}): the figures flatter it"
+        )
+    elif shared.people is None:
+        yield f"no image is among those of {where}; of people, that cannot be told"
+    else:
+        yield f"no image and no person is among those of {where}"
 
 
-def overlap(
-    evaluated: Sequence[Source], rows: NDArray[np.int64], fitted_on: Sequence[Source]
-) -> Overlap:
-    """Count the images and people of some rows that a map was fitted on.
+def checked_overlap(
+    evaluated: Sequence[Source],
+    rows: NDArray[np.int64],
+    fitted_on: Sequence[SourceLike],
+    allowed: bool,
+) -> Overlap | None:
+    """Refuse to evaluate images or people that a map was fitted on, unless that is allowed.
 
     Parameters
     ----------
@@ -61,14 +71,36 @@ def overlap(
         The same images in several spaces.
     rows : ndarray of int
         Which of them are evaluated.
-    fitted_on : sequence of Source
+    fitted_on : sequence of source-like
         What the map was fitted on.
+    allowed : bool
+        Whether they may be evaluated all the same.
+
+    Returns
+    -------
+    Overlap or None
+        None if it was not said what was fitted on.
 
     Raises
     ------
     InputError
-        If a side has no ids, so that nothing can be told.
+        If there are any, or a side has no ids, so that nothing can be told.
     """
+    if not fitted_on:
+        return None
+    shared = _overlap(evaluated, rows, [open_source(one, "fitted_on") for one in fitted_on])
+    if not allowed and (shared.images or shared.people):
+        raise InputError(
+            f"{evaluated[0].label}: {shared.images} of its images, and {shared.people or 0} of its "
+            "people, are among those that the map was fitted on, which flatters it; evaluate "
+            "others, or allow it (--allow-overlap)"
+        )
+    return shared
+
+
+def _overlap(
+    evaluated: Sequence[Source], rows: NDArray[np.int64], fitted_on: Sequence[Source]
+) -> Overlap:
     images = set()
     people: set[int] | None = set()
     for source in fitted_on:

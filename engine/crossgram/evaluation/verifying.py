@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.accumulation import open_spaces
-from crossgram.errors import InputError, WidthMismatchError
+from crossgram.errors import InputError
 from crossgram.evaluation.accuracy import FoldedAccuracy, folded_accuracy
+from crossgram.evaluation.maps import loaded_map
 from crossgram.evaluation.pair_list import PairList, all_pairs, read_pairs
 from crossgram.evaluation.resampling import Interval, drawn_figures, intervals
-from crossgram.evaluation.scoring import METRICS, prepared, scores_of
-from crossgram.evaluation.splits import Overlap, overlap
+from crossgram.evaluation.scoring import METRICS, as_wide, prepared, scores_of
+from crossgram.evaluation.splits import Overlap, checked_overlap, split_notes
 from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids
 from crossgram.progress import Progress, ProgressCallback, ignore
-from crossgram.source import Source, SourceLike, masked_rows, open_source
-from crossgram.spaces import check_signature
+from crossgram.source import Source, SourceLike, masked_rows
 from crossgram.verification import (
     TAR_MODES,
     OperatingPoint,
@@ -234,7 +234,7 @@ def verify(
     chosen = _pairs(sources, pairs, usable)
     rows = [_rows(one, usable) for one in sources]
     used = np.unique(np.append(chosen.left, chosen.right))
-    shared = _overlap(sources, used, fitted_on, allow_overlap)
+    shared = checked_overlap(sources, used, fitted_on, allow_overlap)
     maps = [
         _map(one, ends)
         for one, ends in zip((linear_map, back), _ends(sources, called), strict=True)
@@ -323,24 +323,6 @@ def _rows(source: Source, usable: NDArray[np.bool_]) -> NDArray[np.floating]:
     return rows
 
 
-def _overlap(
-    sources: Sequence[Source],
-    used: NDArray[np.int64],
-    fitted_on: Sequence[SourceLike],
-    allowed: bool,
-) -> Overlap | None:
-    if not fitted_on:
-        return None
-    shared = overlap(sources, used, [open_source(one, "fitted_on") for one in fitted_on])
-    if not allowed and (shared.images or shared.people):
-        raise InputError(
-            f"{sources[0].label}: {shared.images} of its images, and {shared.people or 0} of its "
-            "people, are among those that the map was fitted on, which flatters it; evaluate "
-            "others, or allow it (--allow-overlap)"
-        )
-    return shared
-
-
 _Ends = tuple[Source, Source, str]
 
 
@@ -354,17 +336,8 @@ def _ends(sources: Sequence[Source], names: Sequence[str]) -> list[_Ends | None]
 def _map(given: LinearMap | str | Path | None, ends: _Ends | None) -> LinearMap | None:
     if given is None or ends is None:
         return None
-    loaded = given if isinstance(given, LinearMap) else LinearMap.load(given)
     source, target, name = ends
-    if (loaded.source.dim, loaded.target.dim) != (source.dim, target.dim):
-        raise WidthMismatchError(
-            f"map {name}: the one given is from {loaded.source.dim} to {loaded.target.dim} "
-            f"columns, {source.label} has {source.dim} and {target.label} {target.dim}; give the "
-            "one that was fitted on them in this order"
-        )
-    check_signature(loaded.source, source.signature, source.label)
-    check_signature(loaded.target, target.signature, target.label)
-    return loaded
+    return loaded_map(given, source, target, name)
 
 
 def _comparisons(
@@ -387,17 +360,9 @@ def _comparisons(
         yield _Comparison(f"{name} with {names[1 - k]}", mapped, own[1 - k], native[1 - k])
         yield _Comparison(f"{name} with itself", mapped, mapped, native[1 - k])
     for k in range(2):
-        cut = _as_wide(rows[k], rows[1 - k].shape[1])
+        cut = as_wide(rows[k], rows[1 - k].shape[1])
         name = f"{names[k]} unmapped with {names[1 - k]}"
         yield _Comparison(name, prepared(cut, metric, name), own[1 - k], native[1 - k])
-
-
-def _as_wide(rows: NDArray[np.floating], dim: int) -> NDArray[np.floating]:
-    """Return rows cut to a width, or filled up with zeros."""
-    result = np.zeros((len(rows), dim), rows.dtype)
-    kept = min(dim, rows.shape[1])
-    result[:, :kept] = rows[:, :kept]
-    return result
 
 
 def _assignments(comparison: _Comparison, *, listed: bool) -> tuple[str, ...]:
@@ -502,10 +467,4 @@ def _notes(
             f"{_FEW_FALSE_ACCEPTS} false accepts"
         )
     if any(one is not None for one in maps):
-        if shared is None:
-            yield (
-                "whether the map was fitted on these images or people is not known; say what it "
-                "was fitted on (--fitted-on)"
-            )
-        else:
-            yield from shared.notes()
+        yield from split_notes(shared)

@@ -6,26 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossgram_cli.commands.evaluate.options import (
+    honesty_options,
+    interval_text,
+    names_option,
+)
 from crossgram_cli.shared import computes, emit, progress_bar
 
 if TYPE_CHECKING:
-    from crossgram.evaluation import Interval, Verification, VerificationReport
+    from crossgram.evaluation import Verification, VerificationReport
 
-__all__ = ["command"]
+__all__ = ["verify"]
 
 _FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
-@click.group("evaluate")
-def command() -> None:
-    """Measure what recognition a map keeps.
-
-    \b
-    Example:  crossgram evaluate verify a.zarr b.zarr --map a-to-b.safetensors
-    """
-
-
-@command.command("verify")
+@click.command("verify")
 @click.argument("source", type=click.Path())
 @click.argument("target", required=False, type=click.Path())
 @click.option("--map", "linear_map", type=click.Path(), help="From SOURCE to TARGET.")
@@ -36,12 +32,7 @@ def command() -> None:
     help="LFW's pairs.txt, or a .csv with left, right (ids), same (1 or 0) and maybe fold; by "
     "default all pairs of the images, by their labels.",
 )
-@click.option(
-    "--name",
-    "names",
-    multiple=True,
-    help="What to call a space, once per store, in order; by default the stores' file names.",
-)
+@names_option
 @click.option(
     "--metric",
     type=click.Choice(["cosine", "euclidean"]),
@@ -66,31 +57,7 @@ def command() -> None:
     help="How it is read off: at the lowest threshold that keeps the rate; at the point of "
     "scikit-learn's curve nearest to it, as insightface does; between the points.",
 )
-@click.option(
-    "--resamples",
-    type=click.IntRange(0),
-    default=200,
-    show_default=True,
-    help="Draws of people for the confidence intervals; 0 for none.",
-)
-@click.option(
-    "--confidence",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.95,
-    show_default=True,
-    help="Of the intervals.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
-@click.option(
-    "--fitted-on",
-    multiple=True,
-    type=click.Path(),
-    help="A store that the maps were fitted on: its images and people must not be evaluated. "
-    "Repeatable.",
-)
-@click.option(
-    "--allow-overlap", is_flag=True, help="Evaluate what was fitted on; the report says so."
-)
+@honesty_options
 @computes
 def verify(
     source: str,
@@ -135,7 +102,7 @@ def _text(report: VerificationReport) -> str:
         figures.append([name, *_ordered(own, cells)])
         if own.native is not None:
             lost = [
-                f"{value:+.2f}{_interval(own.loss_intervals.get(figure), 1)}"
+                f"{value:+.2f}{interval_text(own.loss_intervals.get(figure), 1)}"
                 for figure, value in own.loss.items()
             ]
             losses.append([name, *_ordered(own, lost)])
@@ -162,10 +129,4 @@ def _ordered(own: Verification, cells: list[str]) -> list[str]:
 def _spread(own: Verification, figure: str) -> str:
     if figure == "accuracy" and own.accuracy is not None:
         return f" +- {100 * own.accuracy.standard_error:.2f}"
-    return _interval(own.intervals.get(figure), 100)
-
-
-def _interval(interval: Interval | None, scale: float) -> str:
-    if interval is None:
-        return ""
-    return f" [{scale * interval.low:.2f}, {scale * interval.high:.2f}]"
+    return interval_text(own.intervals.get(figure), 100)

@@ -1,0 +1,65 @@
+"""What the evaluations have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from crossgram_cli.options import with_options
+
+if TYPE_CHECKING:
+    from crossgram.evaluation import Interval
+
+__all__ = ["honesty_options", "interval_text", "names_option"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+names_option = click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="What to call a space, once per store, in order; by default the stores' file names.",
+)
+
+
+def honesty_options(command: _Command) -> _Command:
+    """Add what says how sure figures are, and what must not be evaluated."""
+    options = [
+        click.option(
+            "--resamples",
+            type=click.IntRange(0),
+            default=200,
+            show_default=True,
+            help="Draws of people for the confidence intervals; 0 for none.",
+        ),
+        click.option(
+            "--confidence",
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            default=0.95,
+            show_default=True,
+            help="Of the intervals.",
+        ),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of the draws."),
+        click.option(
+            "--fitted-on",
+            multiple=True,
+            type=click.Path(),
+            help="A store that the maps were fitted on: its images and people must not be "
+            "evaluated. Repeatable.",
+        ),
+        click.option(
+            "--allow-overlap",
+            is_flag=True,
+            help="Evaluate what was fitted on; the report says so.",
+        ),
+    ]
+    return with_options(command, options)
+
+
+def interval_text(interval: Interval | None, scale: float) -> str:
+    """Return the ends of an interval in brackets, behind a figure."""
+    if interval is None:
+        return ""
+    return f" [{scale * interval.low:.2f}, {scale * interval.high:.2f}]"

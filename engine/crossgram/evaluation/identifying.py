@@ -1,0 +1,531 @@
+"""Identification of probes in a gallery: what is kept when the probes' network changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossgram.accumulation import open_spaces
+from crossgram.errors import InputError, WidthMismatchError
+from crossgram.evaluation.maps import loaded_map
+from crossgram.evaluation.resampling import Interval, intervals
+from crossgram.evaluation.scoring import as_wide, prepared
+from crossgram.evaluation.searching import Probes, Search, search
+from crossgram.evaluation.splits import Overlap, checked_overlap, split_notes
+from crossgram.fingerprint import id_hashes
+from crossgram.linear_map import LinearMap
+from crossgram.pairing import check_counts, check_ids
+from crossgram.progress import Progress, ProgressCallback, ignore
+from crossgram.source import Source, SourceLike, masked_rows, open_source
+from crossgram.verification import allowed_false_accepts
+
+__all__ = ["Identification", "IdentificationReport", "OpenSetPoint", "identify"]
+
+_RANKS = (1, 5, 10)
+_FPIRS = (1e-1, 1e-2, 1e-3)
+_NEAREST = 10
+_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class OpenSetPoint:
+    """Identification of people of whom not all are enrolled, at a threshold.
+
+    Attributes
+    ----------
+    fpir : float
+        False positive identification rate asked for.
+    threshold : float
+        A candidate counts if its score is above it.
+    true_positive_rate : float
+        TPIR: share of the searches for enrolled people whose mate comes first, above it.
+    achieved_fpir : float
+        Share of the searches for people who are not enrolled that give a candidate above it.
+    """
+
+    fpir: float
+    threshold: float
+    true_positive_rate: float
+    achieved_fpir: float
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What searches of one kind find.
+
+    Attributes
+    ----------
+    search : str
+        Probe space, or map, and gallery space.
+    ranks : mapping of int to float
+        Share of the searches for enrolled people whose mate is among so many first (CMC).
+    open_set : tuple of OpenSetPoint
+        By false positive identification rate.
+    intervals : mapping of str to Interval or None
+        Of "rank-1" and others and "tpir@FPIR"; empty without resamples.
+    kept : mapping of str to float
+        Share of the native search's figures; empty for the native search itself.
+    kept_intervals : mapping of str to Interval or None
+        Of the shares, the same people drawn for both.
+    recall : float or None
+        Share of the nearest entries that the search in the re-embedded gallery finds, too.
+    changed_lists : float or None
+        Share of the probes for which it finds other ones.
+    """
+
+    search: str
+    ranks: Mapping[int, float]
+    open_set: tuple[OpenSetPoint, ...]
+    intervals: Mapping[str, Interval | None] = field(default_factory=dict)
+    kept: Mapping[str, float] = field(default_factory=dict)
+    kept_intervals: Mapping[str, Interval | None] = field(default_factory=dict)
+    recall: float | None = None
+    changed_lists: float | None = None
+
+    def figures(self) -> dict[str, float]:
+        """Return the figures by name."""
+        ranks = {_rank(rank): share for rank, share in self.ranks.items()}
+        return ranks | {_tpir(point.fpir): point.true_positive_rate for point in self.open_set}
+
+
+@dataclass(frozen=True)
+class IdentificationReport:
+    """All searches of one evaluation.
+
+    Attributes
+    ----------
+    searches : tuple of Identification
+        The native one first, where there is one.
+    native : str or None
+        Which that is.
+    probes, gallery : int
+        Images that were searched for, and entries searched.
+    mated : int
+        Probes of people who are in the gallery, by another image.
+    left_out : int
+        Images of probes and gallery without an embedding.
+    non_mated : {"strangers", "mates left out"}
+        Searches that false positives are counted in: for people who are not in the gallery, or,
+        where all are, for each probe among the other people.
+    non_mated_searches : int
+        Their number.
+    nearest : int
+        Entries whose recall is given.
+    untold_fpirs : tuple of float
+        Rates that their number is too small for.
+    resamples, seed : int
+        Of the intervals.
+    confidence : float
+        Of the intervals.
+    overlap : Overlap or None
+        What the fit shares with the probes; None if it was not said what was fitted on.
+    notes : tuple of str
+        What to know before relying on the figures.
+    """
+
+    searches: tuple[Identification, ...]
+    native: str | None
+    probes: int
+    gallery: int
+    mated: int
+    left_out: int
+    non_mated: str
+    non_mated_searches: int
+    nearest: int
+    untold_fpirs: tuple[float, ...]
+    resamples: int
+    seed: int
+    confidence: float
+    overlap: Overlap | None
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return asdict(self)
+
+
+def identify(
+    probes: SourceLike,
+    gallery: SourceLike,
+    *,
+    linear_map: LinearMap | str | Path | None = None,
+    native: SourceLike | None = None,
+    reembedded: SourceLike | None = None,
+    names: Sequence[str] | None = None,
+    ranks: Sequence[int] = _RANKS,
+    fpirs: Sequence[float] = _FPIRS,
+    nearest: int = _NEAREST,
+    resamples: int = 200,
+    confidence: float = 0.95,
+    seed: int = 0,
+    fitted_on: Sequence[SourceLike] = (),
+    allow_overlap: bool = False,
+    progress: ProgressCallback = ignore,
+) -> IdentificationReport:
+    """Search a gallery for every probe, by the cosine; the gallery is streamed.
+
+    Parameters
+    ----------
+    probes : source-like, shape (m, p)
+        Embeddings of labelled images, held in memory.
+    gallery : source-like, shape (n, q)
+        Embeddings of enrolled images, with labels; of a probe's own image, by its id, none is
+        found.
+    linear_map : LinearMap or path, optional
+        From the probes' space to the gallery's; without it they must be of one width.
+    native : source-like, shape (m, q), optional
+        The probes by the gallery's network, whose search is what is to be kept.
+    reembedded : source-like, shape (n, p), optional
+        The gallery by the probes' network, whose nearest entries are what is to be found.
+    names : sequence of str, optional
+        What the probes' and the gallery's spaces are called.
+    ranks : sequence of int
+        To give the CMC at.
+    fpirs : sequence of float
+        False positive identification rates.
+    nearest : int
+        Entries to compare with the re-embedded gallery's.
+    resamples, confidence, seed, fitted_on, allow_overlap, progress
+        As for `verify`.
+
+    Returns
+    -------
+    IdentificationReport
+        The native search; the mapped one; the one without a map, cut or filled up with zeros, as
+        the floor; and that of the re-embedded gallery.
+
+    Raises
+    ------
+    InputError
+        If arguments contradict each other, there are no labels, nobody is enrolled, or what was
+        fitted on is searched for.
+    PairingError
+        If native probes or the re-embedded gallery are not of the same images.
+    WidthMismatchError
+        If rows and map do not fit.
+    NonFiniteError
+        If an embedding is zero or not finite.
+
+    Notes
+    -----
+    Rank: 1 and the number of entries of other people that reach the best entry of the probe's
+    person, so ties count against it. TPIR and FPIR as in ISO/IEC 19795-1: at the threshold, the
+    (k + 1)-th largest of the best scores of N non-mated searches, k = floor(FPIR N), a mated search
+    succeeds if the mate comes first and is above it.
+    """
+    _check(ranks, fpirs, nearest, resamples, confidence)
+    (probe, enrolled), called = open_spaces([probes, gallery], names)
+    own = _twin("native", probe, native, enrolled.dim)
+    again = _twin("reembedded", enrolled, reembedded, probe.dim)
+    fitted = _checked_map(linear_map, probe, enrolled, called)
+    usable, in_gallery = _usable([probe, own]), _usable([enrolled, again])
+    searched = np.flatnonzero(usable)
+    shared = checked_overlap([probe], searched, fitted_on, allow_overlap)
+    who, people = _people(probe, enrolled, searched)
+    itself = _same_images(probe, enrolled, searched)
+    # but for the probe itself
+    nearest = max(1, min(nearest, int(in_gallery.sum()) - bool((itself >= 0).any())))
+    rows = _rows(probe, searched)
+    planned: list[tuple[str, NDArray[np.floating], Source]] = []
+    if own is not None:
+        planned.append((f"{called[1]} in {called[1]}", _rows(own, searched), enrolled))
+    if fitted is not None:
+        name = f"{called[0]} to {called[1]} in {called[1]}"
+        planned.append((name, fitted.apply(rows), enrolled))
+    if again is not None:
+        planned.append((f"{called[0]} in {called[0]}", rows, again))
+    unmapped = f"{called[0]} {'' if fitted is None else 'unmapped '}in {called[1]}"
+    planned.append((unmapped, as_wide(rows, enrolled.dim), enrolled))
+    total, done = 2 * len(planned) * enrolled.rows, 0
+
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(Progress("identify", done, total, 0))
+
+    found = {}
+    for name, mapped, where in planned:
+        unit = prepared(mapped, "cosine", name).astype(mapped.dtype)
+        found[name] = search(Probes(unit, who, itself), where, people, in_gallery, nearest, report)
+    mated = next(iter(found.values())).rank > 0
+    if not mated.any():
+        raise InputError(
+            f"{enrolled.label}: nobody of {probe.label} is enrolled there by another image, so "
+            "that nobody can be found; look at the labels of both"
+        )
+    strangers = not mated.all()
+    against = ~mated if strangers else np.ones(len(mated), bool)
+    rated = [far for far in dict.fromkeys(fpirs) if allowed_false_accepts(far, against.sum())]
+    measuring = _Measuring(who, against, tuple(ranks), tuple(rated), resamples, seed)
+    reported = _reported(
+        found,
+        measuring,
+        native=planned[0][0] if own is not None else None,
+        truth=None if again is None else f"{called[0]} in {called[0]}",
+        confidence=confidence,
+    )
+    return IdentificationReport(
+        searches=tuple(reported),
+        native=planned[0][0] if own is not None else None,
+        probes=len(searched),
+        gallery=int(in_gallery.sum()),
+        mated=int(mated.sum()),
+        left_out=int((~usable).sum() + (~in_gallery).sum()),
+        non_mated="strangers" if strangers else "mates left out",
+        non_mated_searches=int(against.sum()),
+        nearest=nearest,
+        untold_fpirs=tuple(far for far in fpirs if far not in rated),
+        resamples=resamples,
+        seed=seed,
+        confidence=confidence,
+        overlap=shared,
+        notes=tuple(_notes(fpirs, rated, int(against.sum()), strangers, fitted, shared)),
+    )
+
+
+def _check(
+    ranks: Sequence[int],
+    fpirs: Sequence[float],
+    nearest: int,
+    resamples: int,
+    confidence: float,
+) -> None:
+    for name, numbers, least in (
+        ("ranks", ranks, 1),
+        ("nearest", [nearest], 1),
+        ("resamples", [resamples], 0),
+    ):
+        if min(numbers, default=least) < least:
+            raise InputError(f"{name}: {min(numbers)} given, expected {least} or more")
+    for far in fpirs:
+        allowed_false_accepts(far, 1)
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence: {confidence} given, expected a share between 0 and 1")
+
+
+def _twin(name: str, first: Source, given: SourceLike | None, dim: int) -> Source | None:
+    """Open the same images by the other network."""
+    if given is None:
+        return None
+    twin = open_source(given, name)
+    if twin.dim != dim:
+        raise WidthMismatchError(
+            f"{twin.label}: has {twin.dim} columns, the other store of its network has {dim}; give "
+            f"the images of {first.label} by the other network"
+        )
+    check_counts([first, twin])
+    check_ids([first, twin], 0, first.rows)
+    return twin
+
+
+def _checked_map(
+    given: LinearMap | str | Path | None, probe: Source, gallery: Source, names: Sequence[str]
+) -> LinearMap | None:
+    if given is None:
+        if probe.dim != gallery.dim:
+            raise WidthMismatchError(
+                f"{probe.label} has {probe.dim} columns, {gallery.label} has {gallery.dim}; give a "
+                "map from the first to the second (--map)"
+            )
+        return None
+    return loaded_map(given, probe, gallery, f"{names[0]} to {names[1]}")
+
+
+def _usable(sources: Sequence[Source | None]) -> NDArray[np.bool_]:
+    there = [source for source in sources if source is not None]
+    masked = masked_rows(there, 0, there[0].rows)
+    return np.ones(there[0].rows, bool) if masked is None else ~masked
+
+
+def _rows(source: Source, wanted: NDArray[np.int64]) -> NDArray[np.floating]:
+    rows = np.empty((source.rows, source.dim), source.dtype)
+    source.read(0, rows)
+    kept: NDArray[np.floating] = rows[wanted].astype(np.result_type(rows.dtype, np.float32))
+    return kept
+
+
+def _people(
+    probe: Source, gallery: Source, searched: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return a number for whom each probe and each entry shows; -1 for no probe's person."""
+    for source in (probe, gallery):
+        if source.labels is None:
+            raise InputError(
+                f"{source.label}: has no labels, so that nobody knows who is who; make the store "
+                "with labels"
+            )
+    assert probe.labels is not None
+    assert gallery.labels is not None
+    names, who = np.unique(
+        id_hashes(probe.labels.read(0, probe.rows)[searched]), return_inverse=True
+    )
+    people = np.empty(gallery.rows, np.int64)
+    for start in range(0, gallery.rows, _ROWS):
+        own = id_hashes(gallery.labels.read(start, min(start + _ROWS, gallery.rows)))
+        place = np.minimum(np.searchsorted(names, own), len(names) - 1)
+        people[start : start + len(own)] = np.where(names[place] == own, place, -1)
+    return who.astype(np.int64), people
+
+
+def _same_images(probe: Source, gallery: Source, searched: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the gallery's row of each probe's image, by the ids; -1 where there is none."""
+    itself = np.full(len(searched), -1, np.int64)
+    if probe.ids is None or gallery.ids is None:
+        return itself
+    ids = probe.ids.read(0, probe.rows)[searched].tolist()
+    row_of = {own: row for row, own in enumerate(ids)}
+    for start in range(0, gallery.rows, _ROWS):
+        for k, own in enumerate(gallery.ids.read(start, min(start + _ROWS, gallery.rows)).tolist()):
+            if own in row_of:
+                itself[row_of[own]] = start + k
+    return itself
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    who: NDArray[np.int64]
+    against: NDArray[np.bool_]
+    ranks: tuple[int, ...]
+    fpirs: tuple[float, ...]
+    resamples: int
+    seed: int
+
+    @property
+    def names(self) -> list[str]:
+        return [*map(_rank, self.ranks), *map(_tpir, self.fpirs)]
+
+    def points(self, found: Search) -> list[OpenSetPoint]:
+        """Return what is found at each false positive identification rate."""
+        once = np.ones(len(self.who), np.int64)
+        points = []
+        for fpir in self.fpirs:
+            threshold, rate = self._open_set(found, once, fpir)
+            achieved = float(np.mean(found.other[self.against] > threshold))
+            points.append(OpenSetPoint(fpir, threshold, rate, achieved))
+        return points
+
+    def closed_set(self, found: Search, weights: NDArray[np.int64]) -> list[float]:
+        """Return the CMC at the ranks, each probe counted as often as its weight says."""
+        mated = weights[found.rank > 0]
+        total = mated.sum()
+        if not total:
+            return [float("nan")] * len(self.ranks)
+        rank = found.rank[found.rank > 0]
+        return [float(mated[rank <= limit].sum() / total) for limit in self.ranks]
+
+    def draws(self, found: Search) -> NDArray[np.float64]:
+        """Return the figures of probes' people drawn anew, the same ones for every search."""
+        rng = np.random.default_rng(self.seed)
+        people = int(self.who.max()) + 1
+        drawn = np.empty((self.resamples, len(self.names)))
+        for figures in drawn:
+            times = np.bincount(rng.integers(people, size=people), minlength=people)
+            weights = times[self.who]
+            rates = [self._open_set(found, weights, fpir)[1] for fpir in self.fpirs]
+            figures[:] = [*self.closed_set(found, weights), *rates]
+        return drawn
+
+    def _open_set(
+        self, found: Search, weights: NDArray[np.int64], fpir: float
+    ) -> tuple[float, float]:
+        order = np.argsort(-found.other[self.against], kind="stable")
+        scores = found.other[self.against][order]
+        counted = np.cumsum(weights[self.against][order])
+        mated = weights * (found.rank > 0)
+        allowed = allowed_false_accepts(fpir, int(counted[-1]))
+        if allowed < 1 or not mated.sum():
+            return float("nan"), float("nan")
+        threshold = float(scores[np.searchsorted(counted, allowed, "right")])
+        hits = mated * ((found.rank == 1) & (found.mate > threshold))
+        return threshold, float(hits.sum() / mated.sum())
+
+
+def _reported(
+    found: Mapping[str, Search],
+    measuring: _Measuring,
+    *,
+    native: str | None,
+    truth: str | None,
+    confidence: float,
+) -> Iterator[Identification]:
+    base: dict[str, float] = {}
+    base_draws: NDArray[np.float64] | None = None
+    for name, own in found.items():
+        once = np.ones(len(measuring.who), np.int64)
+        shares = measuring.closed_set(own, once)
+        drawn = measuring.draws(own)
+        result = Identification(
+            search=name,
+            ranks=dict(zip(measuring.ranks, shares, strict=True)),
+            open_set=tuple(measuring.points(own)),
+            intervals=_named(measuring, drawn, confidence),
+        )
+        if name == native:
+            base, base_draws = result.figures(), drawn
+        elif base_draws is not None:
+            kept = {
+                figure: value / base[figure]
+                for figure, value in result.figures().items()
+                if base[figure] > 0
+            }
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratios = np.where(base_draws > 0, drawn / base_draws, np.nan)
+            named = _named(measuring, ratios, confidence)
+            result = replace(
+                result,
+                kept=kept,
+                kept_intervals={figure: named[figure] for figure in kept if figure in named},
+            )
+        if truth is not None and name != truth:
+            recall, changed = _against(own.nearest, found[truth].nearest)
+            result = replace(result, recall=recall, changed_lists=changed)
+        yield result
+
+
+def _named(
+    measuring: _Measuring, drawn: NDArray[np.float64], confidence: float
+) -> dict[str, Interval | None]:
+    if not measuring.resamples:
+        return {}
+    return dict(zip(measuring.names, intervals(drawn, confidence), strict=True))
+
+
+def _against(found: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the share of wanted entries that were found, and of lists with any other."""
+    there = (found[:, :, None] == wanted[:, None, :]).any(axis=1).sum(axis=1)
+    count = wanted.shape[1]
+    return float(there.mean() / count), float(np.mean(there < count))
+
+
+def _rank(rank: int) -> str:
+    return f"rank-{rank}"
+
+
+def _tpir(fpir: float) -> str:
+    return f"tpir@{fpir:g}"
+
+
+def _notes(
+    fpirs: Sequence[float],
+    rated: Sequence[float],
+    non_mated: int,
+    strangers: bool,
+    fitted: LinearMap | None,
+    shared: Overlap | None,
+) -> Iterator[str]:
+    if len(rated) < len(set(fpirs)):
+        yield (
+            f"{non_mated:,} non-mated searches tell false positive identification rates down to "
+            f"{1 / non_mated:.2g}; lower ones were left out"
+        )
+    if not strangers:
+        yield (
+            "everybody is enrolled: false positives are counted in searches among the other people"
+        )
+    if fitted is not None:
+        yield from split_notes(shared)
