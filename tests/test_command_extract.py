@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -45,6 +46,7 @@ def _made(seed, dim, pause, recipe):
 
 def a(): return _made(1, 4, 0.0, Recipe((8, 6), 3, (0.5,) * 3, (0.25,) * 3))
 def b(): return _made(2, 3, 0.0, Recipe((5, 5), 1, (0.5,), (0.25,)))
+def random(): return _made(time.time_ns() % 2**31, 3, 0.0, Recipe((5, 5), 1, (0.5,), (0.25,)))
 def slow_a(): return _made(1, 4, 0.03, Recipe((8, 6), 3, (0.5,) * 3, (0.25,) * 3))
 """
 OPTIONS = ("--chunk-rows", 4, "--batch-size", 4)
@@ -243,6 +245,22 @@ class TestInterruption:
         assert result["resumed_rows"] >= 17 * 4
         assert_same(folder / "out", folder / "whole")
 
+    def test_killed_alone_leaves_no_lock_with_the_processes_that_decode(self, folder: Path) -> None:
+        arguments = ("extract", "images", "out", *BOTH, "--decoders", 2)
+        process = started(*arguments, cwd=folder)
+        assert wait_for_tasks(folder, "out", 3, process)
+        decoders = psutil.Process(process.pid).children(recursive=True)
+        for decoder in decoders:
+            decoder.suspend()
+        process.kill()
+        process.wait()
+        try:
+            assert succeeds(*arguments, cwd=folder)["resumed_rows"] >= 3 * 4
+        finally:
+            for decoder in decoders:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    decoder.kill()
+
 
 class TestCluster:
     @pytest.mark.parametrize("count", [1, 2])
@@ -284,6 +302,14 @@ class TestCluster:
         np.testing.assert_array_equal(
             *(rows_of(report.stores["net"]) for report in (alone, spread))
         )
+
+    def test_a_network_that_is_another_one_on_a_worker_is_refused(self, folder: Path) -> None:
+        said = refused(
+            *("extract", "images", "a.zarr", "--model", "nets:random", *OPTIONS, "--workers", 1),
+            cwd=folder,
+        )
+        assert "random: a worker in" in said
+        assert "loads it with weights_sha256" in said
 
     def test_a_cluster_without_workers_is_refused(self, folder: Path) -> None:
         from distributed import LocalCluster

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import multiprocessing
+import os
 import shutil
+import tarfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -503,6 +506,94 @@ class TestRefusals:
             assert report.bad_image_table == tmp_path / f"{out}.bad-images.csv"
         assert len(list(tmp_path.glob("*.bad-images.csv"))) == len(outputs)
 
+    def test_an_output_that_came_at_the_very_end_is_kept(
+        self, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def sync_and_put(folder: Path) -> None:
+            if folder.name == "Sequential.zarr":
+                (tmp_path / "a").mkdir()
+                (tmp_path / "a" / "thesis.txt").write_text("mine")
+
+        monkeypatch.setattr("crossgram.output.sync_tree", sync_and_put)
+        with pytest.raises(cg.OutputExistsError, match="already exists"):
+            extract(images, network(), tmp_path / "a", recipe=RECIPE)
+        assert (tmp_path / "a" / "thesis.txt").read_text() == "mine"
+
+    def test_what_is_beside_a_store_goes_with_it_and_not_before(
+        self, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        spoil(images)
+        extract(images, network(), tmp_path / "a", recipe=RECIPE)
+        write_images(images, IDS)
+
+        def full(folder: Path) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("crossgram.output.sync_tree", full)
+            with pytest.raises(cg.RunError, match="disk is full; what is done is kept"):
+                extract(images, network(), tmp_path / "a", recipe=RECIPE, overwrite=True)
+        assert (tmp_path / "a.bad-images.csv").exists()
+        extract(images, network(), tmp_path / "a", recipe=RECIPE, overwrite=True)
+        assert not (tmp_path / "a.bad-images.csv").exists()
+
+    def test_a_store_of_another_run_in_the_folder_is_kept(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        extract_with_report(images, two_networks(), tmp_path / "both")
+        extract(images, network(), tmp_path / "both" / "third.zarr", recipe=RECIPE)
+        with pytest.raises(cg.InputError, match="holds files that crossgram did not make"):
+            extract_with_report(images, two_networks(), tmp_path / "both", overwrite=True)
+        assert (tmp_path / "both" / "third.zarr").exists()
+
+    def test_images_that_vanish_stop_the_run_and_are_there_again(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        away = tmp_path / "away"
+
+        def unmount(_: cg.Progress) -> None:
+            if not away.exists():
+                images.rename(away)
+
+        options: dict[str, Any] = {**OPTIONS, "network": "net"}
+        with pytest.raises(cg.RunError, match="is gone; bring it back and run again"):
+            extract(images, network(), tmp_path / "a", progress=unmount, **options)
+        away.rename(images)
+        store = extract(images, network(), tmp_path / "a", **options)
+        assert store.masked is None
+        np.testing.assert_allclose(rows_of(store), one_at_a_time(images, network(), IDS), atol=1e-5)
+
+    @pytest.mark.parametrize("decoders", [0, 1])
+    def test_what_the_disk_cannot_read_is_not_the_image_s_fault(
+        self, images: Path, tmp_path: Path, decoders: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(self: Any, entry: Any) -> bytes:
+            raise OSError(errno.EIO, "Input/output error", entry.id)
+
+        monkeypatch.setattr("crossgram.images.folder.ImageFolder.read", broken)
+        with pytest.raises(cg.RunError, match=r"ann/0\.png: cannot be read: Input/output error"):
+            extract(images, network(), tmp_path / "a", recipe=RECIPE, decoders=decoders)
+
+    def test_a_shard_that_changes_during_the_run_is_refused(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        with tarfile.open(tmp_path / "s.tar", "w") as shard:
+            shard.add(images / "ann", "ann")
+
+        def rewrite(report: cg.Progress) -> None:
+            os.utime(tmp_path / "s.tar")
+
+        with pytest.raises(cg.InputError, match=r"s\.tar: changed while its images were embedded"):
+            extract(tmp_path / "s.tar", network(), tmp_path / "a", recipe=RECIPE, progress=rewrite)
+
+    def test_an_output_among_shards_is_refused(self, images: Path, tmp_path: Path) -> None:
+        (tmp_path / "shards").mkdir()
+        with tarfile.open(tmp_path / "shards" / "s.tar", "w") as shard:
+            shard.add(images / "ann", "ann")
+        with pytest.raises(cg.InputError, match="lies among the files of"):
+            extract(tmp_path / "shards", network(), tmp_path / "shards" / "a", recipe=RECIPE)
+        assert len(list((tmp_path / "shards").iterdir())) == 1
+
     def test_decoding_processes_end_with_an_error(self, images: Path, tmp_path: Path) -> None:
         def stop(_: cg.Progress) -> None:
             assert multiprocessing.active_children()
@@ -693,7 +784,7 @@ class TestResume:
         put(first)
         begin(path, tmp_path / "a")
         put(second)
-        with pytest.raises(cg.InputError, match="was begun with image_files"):
+        with pytest.raises(cg.InputError, match=r"was begun before .*pixels.* changed"):
             resume(path, tmp_path / "a")
         assert rows_of(resume(path, tmp_path / "a", restart=True)).shape == (21, DIM)
 
@@ -703,7 +794,8 @@ class TestResume:
     ) -> None:
         held: list[Any] = []
 
-        def keep(*arguments: Any) -> None:
+        def keep(*arguments: Any, refuse_hopeless: bool) -> None:
+            assert refuse_hopeless
             held.extend(arguments)
             raise KeyboardInterrupt
 
@@ -729,6 +821,80 @@ class TestResume:
         store = resume(images, tmp_path / "a")
         np.testing.assert_allclose(rows_of(store), one_at_a_time(images, network(), IDS), atol=1e-5)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "images"]
+
+    def test_an_image_that_changed_meanwhile_is_refused(self, images: Path, tmp_path: Path) -> None:
+        begin(images, tmp_path / "a")
+        (images / IDS[2]).unlink()
+        (images / IDS[17]).write_bytes((images / IDS[16]).read_bytes())
+        with pytest.raises(cg.InputError, match="was begun with other images"):
+            resume(images, tmp_path / "a")
+        (images / IDS[2]).write_bytes(b"")
+        with pytest.raises(cg.InputError, match=rf"was begun before .*{IDS[2]} changed"):
+            resume(images, tmp_path / "a")
+
+    def test_a_network_of_the_same_weights_but_other_parts_is_refused(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        def made(activation: torch.nn.Module, stop: bool) -> torch.nn.Module:
+            inner = network()
+            inner[2] = activation
+            module = StopsAt(13 if stop else 10_000)
+            module.inner = inner
+            return module
+
+        with pytest.raises(KeyboardInterrupt):
+            extract(images, made(torch.nn.ReLU(), True), tmp_path / "a", network="net", **OPTIONS)
+        with pytest.raises(cg.InputError, match=r"networks\.net\.structure_sha256"):
+            extract(images, made(torch.nn.GELU(), False), tmp_path / "a", network="net", **OPTIONS)
+        again = made(torch.nn.ReLU(), False)
+        assert extract(images, again, tmp_path / "a", network="net", **OPTIONS).rows == 21
+
+    def test_images_that_a_network_cannot_embed_do_not_stop_what_began_well(
+        self, tmp_path: Path
+    ) -> None:
+        class Roots(StopsAt):
+            def forward(self, batch: torch.Tensor) -> torch.Tensor:
+                super().forward(batch)
+                return batch.mean((2, 3)).sqrt()
+
+        images = write_images(tmp_path / "many", [f"{k:04}.png" for k in range(560)])
+        for path in sorted(images.iterdir())[32:]:
+            Image.new("RGB", (6, 8)).save(path)
+        recipe = cg.Recipe((8, 6), 3, (0.1,) * 3, (1.0,) * 3)
+        options: dict[str, Any] = {**OPTIONS, "recipe": recipe, "network": "net"}
+        options |= {"batch_size": 16, "chunk_rows": 16}
+        with pytest.raises(KeyboardInterrupt):
+            extract(images, Roots(2 + 32), tmp_path / "a", **options)
+        store = extract(images, Roots(10_000), tmp_path / "a", **options)
+        assert masked(store).sum() == 528
+
+    def test_a_new_run_that_is_refused_leaves_the_earlier_one(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        begin(images, tmp_path / "a")
+        with pytest.raises(cg.InputError, match="heads: asked for"):
+            resume(images, tmp_path / "a", restart=True, heads=True)
+        recipe = replace(PRESETS["arcface"], size=(8, 6))
+        with pytest.raises(cg.InputError, match="no image has landmarks"):
+            resume(images, tmp_path / "a", restart=True, recipe=recipe)
+        report = extract_with_report(
+            images,
+            [GivenNetwork("net", StopsAt(10_000), RECIPE)],
+            tmp_path / "a",
+            chunk_rows=3,
+            batch_size=2,
+            decoders=0,
+        )
+        assert report.resumed_rows == 9
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "images"]
+
+    def test_what_a_killed_run_left_half_written_does_not_stay(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        begin(images, tmp_path / "a")
+        (tmp_path / "a.partial" / ".run.json.x1y2").touch()
+        resume(images, tmp_path / "a")
+        assert not (tmp_path / "a.partial").exists()
 
     def test_restart_begins_anew(self, images: Path, tmp_path: Path) -> None:
         begin(images, tmp_path / "a")

@@ -117,6 +117,19 @@ class TestNumber:
         with lanes_for([GivenNetwork("a", model, RECIPE)], "cpu", compiled=False) as found:
             assert found == 1
 
+    def test_is_one_for_any_other_code_of_the_callers(self) -> None:
+        patched, calling = network(), torch.nn.TransformerEncoderLayer(4, 2, activation=lambda x: x)
+        patched[0]._conv_forward = lambda *_: torch.zeros(1)
+        for model in (patched, torch.nn.Sequential(calling)):
+            with lanes_for([GivenNetwork("a", model, RECIPE)], "cpu", compiled=False) as found:
+                assert found == 1
+        hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+        try:
+            with lanes_for([GivenNetwork("a", network(), RECIPE)], "cpu", compiled=False) as found:
+                assert found == 1
+        finally:
+            hook.remove()
+
     def test_is_one_for_a_compiled_network(self) -> None:
         with lanes_for([GivenNetwork("a", network(), RECIPE)], "cpu", compiled=True) as found:
             assert found == 1

@@ -69,6 +69,35 @@ class TestEmbeddings:
             assert network_.dim == 2 * DIM
         assert load(flip="concatenate").facts["recipe"]["flip"] == "concatenate"
 
+    def test_of_flipped_images_do_not_mind_a_module_that_writes_into_what_it_is_given(
+        self,
+    ) -> None:
+        class InPlace(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = network()
+                self.given = torch.zeros(5, DIM)
+
+            def forward(self, batch: torch.Tensor) -> torch.Tensor:
+                rows = self.given[: len(batch)]
+                rows[:] = self.inner(batch.mul_(2))
+                return rows
+
+        class Doubling(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = network()
+
+            def forward(self, batch: torch.Tensor) -> torch.Tensor:
+                rows: torch.Tensor = self.inner(2 * batch)
+                return rows
+
+        for flip in ("sum", "concatenate"):
+            found, expected = (
+                embed(given(kind(), flip=flip), PIXELS) for kind in (InPlace, Doubling)
+            )
+            assert torch.equal(found, expected)
+
     @pytest.mark.parametrize(("precision", "error"), [("bfloat16", 2e-2), ("float16", 2e-3)])
     def test_in_half_precision_are_off_by_a_few_roundings(
         self, precision: str, error: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import tempfile
@@ -36,7 +37,7 @@ _SYNC_THREADS = 8
 _ZARR = ("zarr.json", ".zgroup", ".zarray")
 _STORE = {"zarr.json", "embeddings", "ids", "labels", "masked"}
 _PAIR = {"a.zarr", "b.zarr", "truth.safetensors"}
-_EXTRACTED = (".zarr", ".head.safetensors", "bad-images.csv", "extraction.json")
+_PER_NETWORK = (".zarr", ".head.safetensors")
 """What is in the folders that crossgram makes, but for that of the demonstration."""
 
 
@@ -84,11 +85,21 @@ def _is_ours(folder: Path) -> bool:
     if "demo.json" in names:
         return True
     if "extraction.json" in names:
-        return all(name.endswith(_EXTRACTED) for name in names)
+        return names <= _extracted(folder / "extraction.json")
     if names <= _STORE:
         metadata = folder / "zarr.json"
         return metadata.is_file() and b'"crossgram"' in metadata.read_bytes()
     return names == _PAIR
+
+
+def _extracted(record: Path) -> set[str]:
+    """Return what an extraction with several networks has put into its folder."""
+    try:
+        networks = json.loads(record.read_bytes())["networks"]
+        stores = {f"{name}{ending}" for name in networks for ending in _PER_NETWORK}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return set()
+    return stores | {"bad-images.csv", "extraction.json"}
 
 
 def refuse_overlap(target: Path, *sources: str | Path) -> None:
@@ -139,14 +150,16 @@ def whole_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         with run_errors(path):
             yield temporary
             temporary.chmod(0o777 & ~_umask())
-            put_folder(temporary, path)
+            put_folder(temporary, path, overwrite=overwrite)
     finally:
         uninterrupted(lambda: shutil.rmtree(temporary, ignore_errors=True))
 
 
-def put_folder(finished: Path, path: Path) -> None:
-    """Rename a folder to `path`, once the disk keeps all of it; what stood there is removed."""
+def put_folder(finished: Path, path: Path, *, overwrite: bool) -> None:
+    """Rename a folder to `path`, once the disk keeps all of it; overwrite what stands there."""
     sync_tree(finished)
+    # something may have come there meanwhile
+    check_output(path, overwrite=overwrite, folder=True)
     uninterrupted(lambda: _put_in_place(finished, path))
     sync(path.parent)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -63,21 +64,22 @@ def command(
               crossgram extract faces.rec stores/ --model old=onnx:old.onnx \\
                   --model new=onnx:new.onnx --recipe arcface-crops --flip sum --workers 2
     """
-    from crossgram.extraction import extract_with_report
-    from crossgram.extraction.partial import partial_folder
+    from crossgram.output import beside
 
-    networks, running = pop_networks(options), pop_running(options)
     try:
+        from crossgram.extraction import extract_with_report
+
+        networks, running = pop_networks(options), pop_running(options)
         with progress_bar() as progress:
             report = extract_with_report(
                 images, networks, out, progress=progress, **running, **options
             )
     except KeyboardInterrupt:
-        if not partial_folder(out).exists():
+        partial = beside(Path(out), "partial")
+        if not partial.exists():
             raise
         click.echo(
-            f"Interrupted: what is done is kept in {partial_folder(out)}; the same command goes on "
-            "from there.",
+            f"Interrupted: what is done is kept in {partial}; the same command goes on from there.",
             err=True,
         )
         click.get_current_context().exit(INTERRUPTED)

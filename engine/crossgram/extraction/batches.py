@@ -177,6 +177,11 @@ def _decoded(batches: _Batches, number: int) -> DecodedBatch:
 
 
 def _as_batch(item: _Item) -> DecodedBatch:
+    if isinstance(item, OSError):
+        raise RunError(
+            f"{item.filename}: cannot be read: {item.strerror or item}; mend that and run again, "
+            "what is done is kept"
+        ) from item
     if isinstance(item, Exception):
         raise item
     start, pixels, unusable = item

@@ -61,15 +61,12 @@ class Outputs:
         """Where the table of images without an embedding is."""
         return self._beside("bad-images.csv", "bad-images.csv")
 
-    def check(self, *, overwrite: bool, resumed: bool) -> None:
-        """Refuse outputs that are there already and are not to be overwritten.
-
-        What is beside the store may be from the end of a run that goes on.
-        """
+    def check(self, *, overwrite: bool) -> None:
+        """Refuse outputs that are there already and are not to be overwritten."""
         check_output(self.out, overwrite=overwrite, folder=True)
         if not self.several:
             for path in (self.bad_images, self.head(self.names[0])):
-                check_output(path, overwrite=overwrite or resumed)
+                check_output(path, overwrite=overwrite)
 
     def _beside(self, ending: str, inside: str) -> Path:
         return self.out / inside if self.several else beside(self.out, ending)
@@ -82,7 +79,6 @@ def complete(
     heads: Mapping[str, ClassifierHead],
     *,
     overwrite: bool,
-    resumed: bool,
 ) -> list[BadImage]:
     """Turn the folder of a job into its output, whole; return the images without an embedding.
 
@@ -96,7 +92,7 @@ def complete(
         Of each network's store.
     heads : mapping of str to ClassifierHead
         What to write beside the stores.
-    overwrite, resumed : bool
+    overwrite : bool
         As for `Outputs.check`, which is asked again: something may have come there meanwhile.
 
     Raises
@@ -114,31 +110,42 @@ def complete(
                 f"{job.collection.root}: none of the {len(rows):,} images has an embedding by "
                 f"{name}; the first: {bad[0].reason}; mend them and begin anew (--restart)"
             )
-    with run_errors(outputs.out):
+    with run_errors(outputs.out, "what is done is kept"):
         for name in outputs.names:
             path = job.work.store(name)
             _drop_unfinished_writes(path)
             group = zarr.open_group(path, mode="r+")
             columns = [*_copy_columns(job.images, path), *_write_mask(group, job, unusable[name])]
             seal(group, columns, {**provenance[name], "images_sha256": job.images.digest})
-        outputs.check(overwrite=overwrite, resumed=resumed)
-        # of several networks, everything is put in place at once
-        side = Outputs(job.work.stores, outputs.names) if outputs.several else outputs
-        for name in outputs.names:
-            if name in heads:
-                heads[name].save(side.head(name), overwrite=True)
-            elif overwrite:
-                side.head(name).unlink(missing_ok=True)
-        write_bad_images(bad, job.images, side.bad_images)
+        outputs.check(overwrite=overwrite)
         if outputs.several:
+            # everything is put in place at once
+            side = Outputs(job.work.stores, outputs.names)
+            _write_beside(side, heads, bad, job.images)
             (side.out / "extraction.json").write_text(
                 json.dumps({"networks": dict(provenance), "rows": job.images.rows}, indent=1),
                 encoding="utf-8",
             )
-            put_folder(side.out, outputs.out)
+            put_folder(side.out, outputs.out, overwrite=overwrite)
         else:
-            put_folder(job.work.store(outputs.names[0]), outputs.out)
+            put_folder(job.work.store(outputs.names[0]), outputs.out, overwrite=overwrite)
+            # not before: they would be of another store than the one that is there
+            _write_beside(outputs, heads, bad, job.images)
     return bad
+
+
+def _write_beside(
+    outputs: Outputs,
+    heads: Mapping[str, ClassifierHead],
+    bad: Sequence[BadImage],
+    images: ImageList,
+) -> None:
+    for name in outputs.names:
+        if name in heads:
+            heads[name].save(outputs.head(name), overwrite=True)
+        else:
+            outputs.head(name).unlink(missing_ok=True)
+    write_bad_images(bad, images, outputs.bad_images)
 
 
 def write_bad_images(bad: Sequence[BadImage], images: ImageList, path: Path) -> None:

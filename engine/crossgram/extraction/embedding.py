@@ -89,6 +89,7 @@ def embedded_batches(
     stop_at_bad_image: bool,
     lanes: int,
     seconds: Seconds,
+    refuse_hopeless: bool,
 ) -> Generator[EmbeddedBatch, None, None]:
     """Run networks over batches, and yield what they give in the order of the batches.
 
@@ -108,14 +109,15 @@ def embedded_batches(
         Batches to embed side by side.
     seconds : Seconds
         Added to.
+    refuse_hopeless : bool
+        Whether to stop at a network that gives no finite row for the first 512 images.
 
     Raises
     ------
     InputError
         If an image cannot be used and that is to stop the run, or a network cannot take them.
     NonFiniteError
-        If a network gives no finite row for the first 512 images, or one for an image that is to
-        stop the run.
+        If a network is hopeless, or gives no finite row for an image that is to stop the run.
     """
     geometries = geometries_of(networks)
     positions = [geometries.index(geometry(own.recipe)) for own in networks]
@@ -134,7 +136,9 @@ def embedded_batches(
         warnings.filterwarnings("ignore", module=r"PIL\.")
         for network in chain.from_iterable(per_lane):
             stack.enter_context(network.evaluating())
-        hopeless = Counter[str]({network.name: 0 for network in networks})
+        hopeless = Counter[str]()
+        if refuse_hopeless:
+            hopeless.update({network.name: 0 for network in networks})
         for (result, not_finite), spent in in_lanes(embed, _timed(batches, seconds), lanes):
             seconds.waiting += spent.waiting / lanes
             seconds.networks += spent.networks / lanes

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from crossgram.images import Collection, ImageList
 from crossgram.networks.loading import GivenNetwork
@@ -118,6 +119,8 @@ class Job:
         Their list.
     networks : sequence of NetworkSpec or GivenNetwork
         What embeds them.
+    facts : sequence of mapping
+        What is known of each, once loaded: wherever it is loaded, it must be the same.
     task_rows : int
         Rows of a task.
     stop_at_bad_image : bool
@@ -132,6 +135,7 @@ class Job:
     collection: Collection
     images: ImageList
     networks: Sequence[NetworkSpec | GivenNetwork]
+    facts: Sequence[Mapping[str, Any]]
     task_rows: int
     stop_at_bad_image: bool
     running: Running

@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import torch
+from torch.nn.modules import module
 
 from crossgram.networks.loading import GivenNetwork
 from crossgram.networks.network import Network, choose_device
@@ -73,11 +74,21 @@ def _is_stateless(given: NetworkSpec | GivenNetwork) -> bool:
     """
     if isinstance(given, NetworkSpec):
         return given.kind in _STATELESS_KINDS
+    if module._global_forward_hooks or module._global_forward_pre_hooks:
+        return False
     return all(
         type(part).__module__.startswith(_STATELESS_CODE)
-        and not (part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part))
+        and not (part._forward_hooks or part._forward_pre_hooks)
+        and not any(map(_is_code, vars(part).values()))
         for part in given.module.modules()
     )
+
+
+def _is_code(value: Any) -> bool:
+    """Tell whether an attribute is a function of the caller's, which may keep anything."""
+    if isinstance(value, torch.nn.Module | torch.Tensor | type) or not callable(value):
+        return False
+    return not str(getattr(value, "__module__", None)).startswith("torch.")
 
 
 def _copy(network: Network) -> Network:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,9 +23,17 @@ from crossgram.images import Collection, ImageList, list_digest
 from crossgram.output import beside, run_errors, sync_tree, uninterrupted, whole_file
 from crossgram.store_writer import Layout
 
-__all__ = ["Begun", "finished", "is_begun", "locked", "partial_folder", "prepare_folder"]
+__all__ = [
+    "Begun",
+    "changed_file",
+    "finished",
+    "locked",
+    "partial_folder",
+    "prepare_folder",
+]
 
 _RECORD, _LOCK = "run.json", "lock"
+_UNFINISHED = f".{_RECORD}."
 _WORK = re.compile("[0-9a-f]{32}")
 
 
@@ -33,18 +42,13 @@ def partial_folder(out: str | Path) -> Path:
     return beside(Path(out), "partial")
 
 
-def is_begun(folder: Path) -> bool:
-    """Tell whether an extraction has begun in a folder, and is not finished."""
-    return (folder / _RECORD).exists()
-
-
 def finished(folder: Path) -> None:
     """Note that nothing in a folder is needed any longer."""
     (folder / _RECORD).unlink()
 
 
 @contextmanager
-def locked(folder: Path, *, restart: bool) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Keep a folder to this process, and make it if need be; it goes unless a run has begun in it.
 
     Raises
@@ -54,11 +58,9 @@ def locked(folder: Path, *, restart: bool) -> Iterator[None]:
     """
     with _lock(folder):
         try:
-            if restart:
-                _clear(folder)
             yield
         finally:
-            if not is_begun(folder):
+            if not (folder / _RECORD).exists():
                 _clear(folder)
                 (folder / _LOCK).unlink(missing_ok=True)
                 # a worker that is still at an old task may put something there
@@ -66,7 +68,31 @@ def locked(folder: Path, *, restart: bool) -> Iterator[None]:
                     folder.rmdir()
 
 
-def _lock(folder: Path) -> IO[str]:
+_locks: set[int] = set()
+"""Descriptors of locks that this process has."""
+
+
+def _let_go() -> None:
+    # a process that decodes would keep the lock of the one that was killed
+    for descriptor in _locks:
+        os.close(descriptor)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    with _locked_file(folder) as file:
+        _locks.add(file.fileno())
+        try:
+            yield
+        finally:
+            _locks.discard(file.fileno())
+
+
+def _locked_file(folder: Path) -> IO[str]:
     with run_errors(folder):
         folder.mkdir(exist_ok=True)
         others = sorted(path.name for path in folder.iterdir() if not _is_ours(path))
@@ -99,11 +125,17 @@ class Begun:
         The list.
     batch_size : int
         Images that go through a network at a time.
+    time_ns : int
+        When, in nanoseconds since the epoch: images that are of later are other ones.
+    is_new : bool
+        Whether nothing of it was done before.
     """
 
     work: WorkFolder
     images: ImageList
     batch_size: int
+    time_ns: int
+    is_new: bool
 
 
 def prepare_folder(
@@ -111,6 +143,8 @@ def prepare_folder(
     collection: Collection,
     record: Mapping[str, Any],
     choose: Callable[[ImageList], tuple[Mapping[str, Layout], int]],
+    *,
+    restart: bool,
 ) -> Begun:
     """Make what an extraction needs, or check that what is there is of the same one.
 
@@ -125,21 +159,36 @@ def prepare_folder(
     choose : callable
         Gives, for the images of a new run, the stores to make, by network, and the batch size; a
         run that goes on keeps that, so that it gives the same bits.
+    restart : bool
+        Throw away what there is, once the new run has begun.
 
     Raises
     ------
     InputError
         If another model, recipe, image list or option began it.
     """
-    record = {**record, **_identity(collection)}
-    if is_begun(folder):
+    record = {**record, "images": str(collection.root.resolve())}
+    if (folder / _RECORD).exists() and not restart:
         started, begun = _recorded(folder)
         if any(begun.work.stores.glob("*.zarr")):
-            _check_same(folder, collection, started, record)
+            _check_same(folder, collection, started, record, begun.time_ns)
             return begun
-    # a run that was killed at its very beginning, or when its stores were in place, left the rest
-    _clear(folder)
     work = WorkFolder(folder / uuid.uuid4().hex)
+    try:
+        return _new(folder, work, collection, record, choose)
+    except BaseException:
+        uninterrupted(lambda: shutil.rmtree(work.path, ignore_errors=True))
+        raise
+
+
+def _new(
+    folder: Path,
+    work: WorkFolder,
+    collection: Collection,
+    record: Mapping[str, Any],
+    choose: Callable[[ImageList], tuple[Mapping[str, Layout], int]],
+) -> Begun:
+    time_ns = time.time_ns()
     with run_errors(folder):
         work.path.mkdir()
         images = ImageList.write(collection, work.images)
@@ -154,20 +203,29 @@ def prepare_folder(
             "rows": images.rows,
             "images_sha256": images.digest,
             "batch_size": batch_size,
+            "time_ns": time_ns,
         }
         sync_tree(work.path)
+        # what was killed at its very beginning, or when its stores were in place, or is not wanted
+        _clear(folder, but=work)
         with whole_file(folder / _RECORD) as file:
             file.write_text(json.dumps(started, indent=1), encoding="utf-8")
-    return Begun(work, images, batch_size)
+    return Begun(work, images, batch_size, time_ns, is_new=True)
 
 
-def _identity(collection: Collection) -> dict[str, Any]:
-    """Return what tells images from others that are listed alike."""
-    files = {path.name: path.stat() for path in collection.containers()}
-    return {
-        "images": str(collection.root.resolve()),
-        "image_files": {name: [file.st_size, file.st_mtime_ns] for name, file in files.items()},
-    }
+def changed_file(collection: Collection, since_ns: int) -> Path | None:
+    """Return a file of images that has changed since a time, or, if of many, is gone; or None."""
+    for path in collection.files():
+        try:
+            status = path.stat()
+        except OSError:
+            # one image that is gone cannot be used, which is noted of its row
+            if collection.shares_files:
+                return path
+            continue
+        if max(status.st_mtime_ns, status.st_ctime_ns) > since_ns:
+            return path
+    return None
 
 
 def _recorded(folder: Path) -> tuple[Mapping[str, Any], Begun]:
@@ -175,16 +233,20 @@ def _recorded(folder: Path) -> tuple[Mapping[str, Any], Begun]:
         started = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         work = WorkFolder(folder / uuid.UUID(started["work"]).hex)
         images = ImageList(work.images, int(started["rows"]), str(started["images_sha256"]))
-        batch_size = int(started["batch_size"])
+        batch_size, time_ns = int(started["batch_size"]), int(started["time_ns"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptDataError(
             f"{folder / _RECORD}: cannot be read ({error}); begin anew (--restart)"
         ) from error
-    return started, Begun(work, images, batch_size)
+    return started, Begun(work, images, batch_size, time_ns, is_new=False)
 
 
 def _check_same(
-    folder: Path, collection: Collection, started: Mapping[str, Any], record: Mapping[str, Any]
+    folder: Path,
+    collection: Collection,
+    started: Mapping[str, Any],
+    record: Mapping[str, Any],
+    time_ns: int,
 ) -> None:
     for key, value in record.items():
         if started.get(key) != value:
@@ -196,6 +258,12 @@ def _check_same(
         raise InputError(
             f"{folder}: was begun with other images than are now in {collection.root}; bring them "
             "back to go on, or begin anew (--restart)"
+        )
+    changed = changed_file(collection, time_ns)
+    if changed is not None:
+        raise InputError(
+            f"{folder}: was begun before {changed} changed, so that some rows would be of what it "
+            "was and some of what it is; begin anew (--restart)"
         )
 
 
@@ -209,15 +277,18 @@ def _difference(key: str, before: Any, now: Any) -> str:
 
 def _is_ours(path: Path) -> bool:
     is_work = _WORK.fullmatch(path.name) is not None
-    return is_work or path.name in (_RECORD, _LOCK) or path.name.startswith(f".{_RECORD}.")
+    # NFS keeps a file by such a name that somebody has open
+    return is_work or path.name in (_RECORD, _LOCK) or path.name.startswith((_UNFINISHED, ".nfs"))
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, but: WorkFolder | None = None) -> None:
     def remove() -> None:
         # the record first: without it, what is left is known to be incomplete
         (folder / _RECORD).unlink(missing_ok=True)
         for path in folder.iterdir():
-            if _WORK.fullmatch(path.name):
+            if path.name.startswith(_UNFINISHED):
+                path.unlink(missing_ok=True)
+            elif _WORK.fullmatch(path.name) and (but is None or path != but.path):
                 shutil.rmtree(path, ignore_errors=True)
 
     uninterrupted(remove)

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,8 +24,9 @@ from crossgram.extraction.job import Job, Running, WorkFolder
 from crossgram.extraction.lanes import lanes_for
 from crossgram.extraction.options import Options
 from crossgram.extraction.partial import (
+    Begun,
+    changed_file,
     finished,
-    is_begun,
     locked,
     partial_folder,
     prepare_folder,
@@ -193,9 +194,13 @@ def extract_with_report(
     outputs = Outputs(Path(out), [network.name for network in given])
     collection = open_collection(images)
     refuse_overlap(outputs.out, collection.root)
+    if collection.shares_files and collection.root.resolve() in outputs.out.resolve().parents:
+        raise InputError(
+            f"{outputs.out}: lies among the files of {collection.root}, which are then no longer "
+            "one kind of collection; choose another output"
+        )
     folder = partial_folder(outputs.out)
-    goes_on = is_begun(folder)
-    outputs.check(overwrite=asked.overwrite, resumed=goes_on)
+    outputs.check(overwrite=asked.overwrite)
     with (
         cluster_client(asked.workers, asked.scheduler) as client,
         lanes_for(given, asked.device, compiled=asked.compiled) as lanes,
@@ -203,18 +208,21 @@ def extract_with_report(
         networks = load_networks(
             given, device=asked.device, precision=asked.precision, compiled=asked.compiled
         )
-        with locked(folder, restart=asked.restart):
-            job = _begin(folder, collection, given, networks, asked, on_cluster=client is not None)
+        with locked(folder):
+            job, begun = _begin(
+                folder, collection, given, networks, asked, on_cluster=client is not None
+            )
             todo = job.unfinished()
             resumed = job.images.rows - job.rows_of(todo)
             report = _reporter(job, networks, asked, resumed, progress)
             if client is None:
-                spent = run_tasks(job, todo, networks, lanes, report)
+                spent = run_tasks(job, todo, networks, lanes, report, refuse_hopeless=begun.is_new)
             else:
                 spent = _run_on_cluster(client, job, todo, report)
             facts = {own.name: _provenance(own, collection, asked) for own in networks}
             heads = {n.name: n.head for n in networks if asked.heads and n.head is not None}
-            bad = complete(job, outputs, facts, heads, overwrite=asked.overwrite, resumed=goes_on)
+            _check_unchanged(job, begun)
+            bad = complete(job, outputs, facts, heads, overwrite=asked.overwrite)
             finished(folder)
     return ExtractionReport(
         stores={name: EmbeddingStore.open(outputs.store(name)) for name in outputs.names},
@@ -246,7 +254,7 @@ def _begin(
     asked: Options,
     *,
     on_cluster: bool,
-) -> Job:
+) -> tuple[Job, Begun]:
     """Make the folder of the job, or find what an earlier run has done of it."""
     if asked.heads and all(network.head is None for network in networks):
         raise InputError(
@@ -270,10 +278,14 @@ def _begin(
 
     record = {
         "made_by": _made_by(),
-        "networks": {network.name: dict(network.facts) for network in networks},
+        # not how it was named: the digest of its weights tells it
+        "networks": {
+            network.name: {name: fact for name, fact in network.facts.items() if name != "model"}
+            for network in networks
+        },
         **asked.to_record(),
     }
-    begun = prepare_folder(folder, collection, record, choose)
+    begun = prepare_folder(folder, collection, record, choose, restart=asked.restart)
     batch_size = asked.batch_size or begun.batch_size
     decoders = asked.decoders
     if decoders is None and on_cluster:
@@ -281,11 +293,14 @@ def _begin(
     elif decoders is None:
         decoders = find_decoders(collection, begun.images, networks, batch_size)
     work = WorkFolder(begun.work.path.absolute())
-    return Job(
+    # not opened anew: what is in its folder may have become of another kind
+    placed: Collection = replace(cast(Any, collection), root=collection.root.absolute())
+    job = Job(
         work=work,
-        collection=open_collection(collection.root.absolute()),
+        collection=placed,
         images=replace(begun.images, path=work.images),
         networks=[own.absolute() if isinstance(own, NetworkSpec) else own for own in given],
+        facts=[_comparable(network) for network in networks],
         task_rows=math.lcm(*(layout.unit_rows for layout in layouts(begun.images).values())),
         stop_at_bad_image=asked.on_bad_image == "stop",
         running=Running(
@@ -299,6 +314,24 @@ def _begin(
         ),
         token=uuid.uuid4().hex,
     )
+    return job, begun
+
+
+def _comparable(network: Network) -> dict[str, Any]:
+    """Return what must be the same of a network wherever it is loaded."""
+    facts = {name: fact for name, fact in network.facts.items() if name != "model"}
+    return facts | {"dim": network.dim}
+
+
+def _check_unchanged(job: Job, begun: Begun) -> None:
+    if not job.collection.shares_files:
+        return
+    changed = changed_file(job.collection, begun.time_ns)
+    if changed is not None:
+        raise InputError(
+            f"{changed}: changed while its images were embedded, so that some rows may be of what "
+            "it was; begin anew (--restart)"
+        )
 
 
 def _decoders_on_cluster(device: str) -> int:
@@ -371,13 +404,29 @@ def _run_on_worker(task: int, job: Job) -> tuple[int, Seconds]:
     ):
         if job.token not in _loaded:
             _loaded.clear()
-            _loaded[job.token] = load_networks(
+            loaded = load_networks(
                 job.networks,
                 device=_own_device(running),
                 precision=running.precision,
                 compiled=running.compiled,
             )
+            _check_same(loaded, job)
+            _loaded[job.token] = loaded
         return job.rows_of([task]), run_tasks(job, [task], _loaded[job.token], lanes)
+
+
+def _check_same(loaded: Sequence[Network], job: Job) -> None:
+    """Refuse networks that are others here than where the run was begun."""
+    for network, expected in zip(loaded, job.facts, strict=True):
+        found = _comparable(network)
+        for name in {**expected, **found}:
+            if expected.get(name) != found.get(name):
+                raise InputError(
+                    f"{network.name}: a worker in {Path.cwd()} loads it with {name} "
+                    f"{found.get(name)!r}, this run was begun with {expected.get(name)!r}; give "
+                    "all workers the same code and files, and make its weights from no random "
+                    "numbers"
+                )
 
 
 def _own_device(running: Running) -> str:

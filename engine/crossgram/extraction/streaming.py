@@ -242,6 +242,7 @@ class _ImageStream:
             stop_at_bad_image=asked.on_bad_image == "stop",
             lanes=self._lanes,
             seconds=Seconds(),
+            refuse_hopeless=True,
         )
         with closing(decoded), closing(embedded):
             yield from embedded

@@ -28,6 +28,8 @@ def run_tasks(
     networks: Sequence[Network],
     lanes: int,
     report: Callable[[int], None] = lambda rows: None,
+    *,
+    refuse_hopeless: bool = False,
 ) -> Seconds:
     """Embed the images of tasks; each leaves its mark when its rows are on disk.
 
@@ -43,6 +45,8 @@ def run_tasks(
         Batches to embed side by side.
     report : callable
         Called with the number of rows of each batch.
+    refuse_hopeless : bool
+        Whether nothing was done before, so that a network that gives nothing finite shows.
     """
     _check_is_there(job)
     stores = [_Target(job, network) for network in networks]
@@ -63,6 +67,7 @@ def run_tasks(
         stop_at_bad_image=job.stop_at_bad_image,
         lanes=lanes,
         seconds=seconds,
+        refuse_hopeless=refuse_hopeless,
     )
     bad: list[BadImage] = []
     # they end here, also after an error: the one its processes, the other what it has set
@@ -75,6 +80,11 @@ def run_tasks(
             if batch.stop == job.rows(task)[1]:
                 started = time.perf_counter()
                 _check_is_there(job)
+                if not job.collection.root.exists():
+                    raise RunError(
+                        f"{job.collection.root}: is gone; bring it back and run again, what is "
+                        "done is kept"
+                    )
                 with run_errors(job.work.path, "what is done is kept"):
                     for store in stores:
                         store.write(*job.rows(task))

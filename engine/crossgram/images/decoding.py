@@ -84,6 +84,8 @@ def decode(data: bytes | NDArray[np.uint8], channels: int) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         raise UnusableImageError("cannot be decoded: in no image format that is known") from error
+    except MemoryError:
+        raise
     except Exception as error:
         raise UnusableImageError(
             f"cannot be decoded: {str(error) or type(error).__name__}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,8 +56,13 @@ class Collection(Protocol):
         """What the user named."""
         ...
 
-    def containers(self) -> list[Path]:
-        """Return the files of many images each, which can change without their list."""
+    @property
+    def shares_files(self) -> bool:
+        """Whether a file holds many images."""
+        ...
+
+    def files(self) -> Iterator[Path]:
+        """Name the files that images are read from."""
         ...
 
     def entries(self) -> Iterator[ImageEntry]:
@@ -89,6 +95,9 @@ def read_bytes(path: Path, start: int = 0, length: int | None = None) -> bytes:
             file.seek(start)
             data = file.read(size)
     except OSError as error:
+        if error.errno not in _OF_THE_IMAGE:
+            # of the disk or the machine: another time it can be read
+            raise
         raise UnusableImageError(f"cannot be read: {error.strerror or error}") from error
     if len(data) < size:
         raise UnusableImageError(f"is cut: {len(data):,} of {size:,} bytes are there")
@@ -96,3 +105,13 @@ def read_bytes(path: Path, start: int = 0, length: int | None = None) -> bytes:
 
 
 _MOST_BYTES = 1 << 28
+
+_OF_THE_IMAGE = {
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+}

@@ -25,9 +25,14 @@ class ImageFolder:
 
     root: Path
 
-    def containers(self) -> list[Path]:
-        """Return none: each image has a file of its own."""
-        return []
+    @property
+    def shares_files(self) -> bool:
+        """False: each image has a file of its own."""
+        return False
+
+    def files(self) -> Iterator[Path]:
+        """Name the images' files."""
+        return (self.root / entry.id for entry in self.entries())
 
     def entries(self) -> Iterator[ImageEntry]:
         """List the images."""

@@ -36,12 +36,16 @@ class PixelArray:
     # the chunk that was read last, and its first image: images are read in order
     _held: _Chunk | None = field(default=None, init=False, repr=False, compare=False)
 
-    def containers(self) -> list[Path]:
-        """Return the file; of a Zarr array, the one that is written when the array is made."""
+    @property
+    def shares_files(self) -> bool:
+        """True: a file holds many images."""
+        return True
+
+    def files(self) -> Iterator[Path]:
+        """Name the file, or all files of a Zarr array."""
         if _is_npy(self.root):
-            return [self.root]
-        names = (self.root / name for name in ("zarr.json", ".zarray"))
-        return [path for path in names if path.exists()]
+            return iter([self.root])
+        return (path for path in self.root.rglob("*") if path.is_file())
 
     def entries(self) -> Iterator[ImageEntry]:
         """List the images."""

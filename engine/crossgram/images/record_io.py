@@ -44,9 +44,14 @@ class RecordFile:
 
     root: Path
 
-    def containers(self) -> list[Path]:
-        """Return the file of the records."""
-        return [self.root]
+    @property
+    def shares_files(self) -> bool:
+        """True: a file holds many images."""
+        return True
+
+    def files(self) -> Iterator[Path]:
+        """Name the file of the records."""
+        return iter([self.root])
 
     def entries(self) -> Iterator[ImageEntry]:
         """List the images."""

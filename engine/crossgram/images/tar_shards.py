@@ -33,16 +33,21 @@ class TarShards:
 
     root: Path
 
-    def containers(self) -> list[Path]:
-        """Return the shards."""
+    @property
+    def shares_files(self) -> bool:
+        """True: a file holds many images."""
+        return True
+
+    def files(self) -> Iterator[Path]:
+        """Name the shards."""
         if not self.root.is_dir():
-            return [self.root]
-        return sorted(path for path in self.root.iterdir() if is_shard_name(path.name))
+            return iter([self.root])
+        return iter(sorted(path for path in self.root.iterdir() if is_shard_name(path.name)))
 
     def entries(self) -> Iterator[ImageEntry]:
         """List the images."""
         count = 0
-        for shard in self.containers():
+        for shard in self.files():
             for key, label, place in _samples(shard):
                 count += 1
                 name = as_text(f"{shard.stem}/{key}", shard)

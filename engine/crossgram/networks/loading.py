@@ -22,7 +22,7 @@ from crossgram.networks.layers import take_layer, without_head
 from crossgram.networks.network import Network, choose_device
 from crossgram.networks.onnx import OnnxNetwork, onnx_digest
 from crossgram.networks.spec import OUTPUT, PENULTIMATE, NetworkSpec
-from crossgram.networks.weights import file_digest, load_weights, module_digest
+from crossgram.networks.weights import file_digest, load_weights, module_digest, structure_digest
 
 __all__ = ["GivenNetwork", "load_network", "load_networks"]
 
@@ -81,7 +81,7 @@ def load_network(
         If it cannot be loaded, or does not give one row of floats for each image.
     """
     if isinstance(given, GivenNetwork):
-        facts = {"network": given.name, "weights_sha256": module_digest(given.module)}
+        facts = {"network": given.name, **_digests(given.module)}
         on = next((t.device for t in given.module.parameters()), torch.device("cpu"))
         return Network.of(
             given.name, given.module, given.recipe, on, precision, facts, compiled=compiled
@@ -224,7 +224,7 @@ def _with_weights(
 ) -> _Parts:
     if spec.weights is not None:
         load_weights(module, Path(spec.weights), spec.name)
-    facts = {"weights_sha256": module_digest(module)}
+    facts = _digests(module)
     module = module.eval().to(device)
     layer = _layer(spec)
     if layer == OUTPUT or recipe is None:
@@ -234,6 +234,13 @@ def _with_weights(
     blank = torch.zeros(1, recipe.channels, *recipe.size, device=device)
     embedding, head = without_head(module, blank, spec.name)
     return _Parts(embedding, recipe, facts, head, is_ours=True)
+
+
+def _digests(module: torch.nn.Module) -> dict[str, str]:
+    return {
+        "weights_sha256": module_digest(module),
+        "structure_sha256": structure_digest(module),
+    }
 
 
 def _python(spec: NetworkSpec, device: torch.device) -> _Parts:

@@ -134,9 +134,12 @@ class Network:
         """
         order = torch.channels_last if self.channels_last else torch.contiguous_format
         batch = normalized(pixels.to(self.device, non_blocking=True), self.recipe, order)
+        # both before: a module may write into what it is given, and give what it writes to again
+        mirror = None if self.recipe.flip == "none" else batch.flip(3)
         rows = self._forward(batch)
-        if self.recipe.flip != "none":
-            mirrored = self._forward(batch.flip(3))
+        if mirror is not None:
+            rows = rows.clone()
+            mirrored = self._forward(mirror)
             rows = rows + mirrored if self.recipe.flip == "sum" else torch.cat([rows, mirrored], 1)
         if len(rows) != len(pixels) or (self.dim and rows.shape[1] != self.dim):
             wanted = (len(pixels), self.dim or rows.shape[1])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,12 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from crossgram.errors import CorruptDataError, InputError
 
-__all__ = ["file_digest", "load_weights", "module_digest"]
+__all__ = ["file_digest", "load_weights", "module_digest", "structure_digest"]
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "model", "net", "ema")
 _PREFIXES = ("module.", "_orig_mod.")
 _SHOWN = 3
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def load_weights(module: torch.nn.Module, path: Path, name: str) -> None:
@@ -81,6 +85,23 @@ def module_digest(module: torch.nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def structure_digest(module: torch.nn.Module) -> str:
+    """Return the SHA-256 of what a module is made of beside its weights, as far as can be told.
+
+    Of its parts with their arguments, as it describes itself; of the source of classes that are not
+    of PyTorch's own; and of switches that it has.
+    """
+    digest = hashlib.sha256(_ADDRESS.sub("", repr(module)).encode())
+    for kind in dict.fromkeys(type(part) for part in module.modules()):
+        digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
+        if not kind.__module__.startswith("torch."):
+            # what was typed in has no source
+            with suppress(OSError, TypeError):
+                digest.update(inspect.getsource(kind).encode())
+    digest.update(str(getattr(module, "transform_input", None)).encode())
     return digest.hexdigest()
 
 
