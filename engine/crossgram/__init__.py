@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from crossgram.errors import RunError as RunError
     from crossgram.errors import WidthMismatchError as WidthMismatchError
     from crossgram.estimator import LeastSquares as LeastSquares
+    from crossgram.evaluation import ClassificationReport as ClassificationReport
     from crossgram.evaluation import IdentificationReport as IdentificationReport
     from crossgram.evaluation import VerificationReport as VerificationReport
+    from crossgram.evaluation import classify as classify
     from crossgram.evaluation import identify as identify
     from crossgram.evaluation import verify as verify
     from crossgram.extraction import accumulate_images as accumulate_images
@@ -91,8 +93,10 @@ _HOME = {
     "RunError": "errors",
     "WidthMismatchError": "errors",
     "LeastSquares": "estimator",
+    "ClassificationReport": "evaluation",
     "IdentificationReport": "evaluation",
     "VerificationReport": "evaluation",
+    "classify": "evaluation",
     "identify": "evaluation",
     "verify": "evaluation",
     "accumulate_images": "extraction",

@@ -13,7 +13,7 @@ from crossgram.linear_map import LinearMap
 from crossgram.spaces import Space
 from crossgram.tensor_file import kind_of, read_layer, read_tensors, write_tensors
 
-__all__ = ["ClassifierHead", "head_map", "top_k_accuracy"]
+__all__ = ["ClassifierHead", "head_map", "in_top_k", "top_k_accuracy"]
 
 _KIND = "classifier head"
 
@@ -145,6 +145,11 @@ def top_k_accuracy(logits: ArrayLike, classes: ArrayLike, k: int = 1) -> float:
     >>> top_k_accuracy([[3.0, 3.0, 1.0], [3.0, 3.0, 1.0]], [0, 1])
     0.5
     """
+    return float(np.mean(in_top_k(logits, classes, k)))
+
+
+def in_top_k(logits: ArrayLike, classes: ArrayLike, k: int) -> NDArray[np.bool_]:
+    """Tell which rows' class is among the k largest logits, as `top_k_accuracy` counts them."""
     scores, true = np.asarray(logits, np.float64), np.asarray(classes)
     if scores.ndim != 2 or not len(scores) or true.shape != scores.shape[:1]:
         raise InputError(
@@ -161,7 +166,8 @@ def top_k_accuracy(logits: ArrayLike, classes: ArrayLike, k: int = 1) -> float:
     own = np.take_along_axis(scores, true[:, None], axis=1)
     earlier = np.arange(count) < true[:, None]
     before = (scores > own) | ((scores == own) & earlier)
-    return float(np.mean(before.sum(axis=1) < k))
+    within: NDArray[np.bool_] = before.sum(axis=1) < k
+    return within
 
 
 def head_map(

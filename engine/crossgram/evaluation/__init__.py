@@ -1,6 +1,7 @@
 """Evaluation: what recognition a map keeps."""
 
 from crossgram.evaluation.accuracy import FoldedAccuracy, folded_accuracy
+from crossgram.evaluation.classifying import Classification, ClassificationReport, classify
 from crossgram.evaluation.identifying import (
     Identification,
     IdentificationReport,
@@ -13,6 +14,8 @@ from crossgram.evaluation.splits import Overlap
 from crossgram.evaluation.verifying import Verification, VerificationReport, verify
 
 __all__ = [
+    "Classification",
+    "ClassificationReport",
     "FoldedAccuracy",
     "Identification",
     "IdentificationReport",
@@ -23,6 +26,7 @@ __all__ = [
     "Verification",
     "VerificationReport",
     "all_pairs",
+    "classify",
     "folded_accuracy",
     "identify",
     "read_pairs",

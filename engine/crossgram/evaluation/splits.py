@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,8 @@ def checked_overlap(
     rows: NDArray[np.int64],
     fitted_on: Sequence[SourceLike],
     allowed: bool,
+    *,
+    people_count: bool = True,
 ) -> Overlap | None:
     """Refuse to evaluate images or people that a map was fitted on, unless that is allowed.
 
@@ -75,6 +77,8 @@ def checked_overlap(
         What the map was fitted on.
     allowed : bool
         Whether they may be evaluated all the same.
+    people_count : bool
+        Whether labels are people; those of classes may be in both.
 
     Returns
     -------
@@ -89,6 +93,8 @@ def checked_overlap(
     if not fitted_on:
         return None
     shared = _overlap(evaluated, rows, [open_source(one, "fitted_on") for one in fitted_on])
+    if not people_count:
+        shared = replace(shared, people=None)
     if not allowed and (shared.images or shared.people):
         raise InputError(
             f"{evaluated[0].label}: {shared.images} of its images, and {shared.people or 0} of its "

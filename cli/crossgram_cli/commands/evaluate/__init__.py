@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from crossgram_cli.commands.evaluate.classify import classify
 from crossgram_cli.commands.evaluate.identify import gate, identify
 from crossgram_cli.commands.evaluate.verify import verify
 
@@ -20,8 +21,10 @@ def command() -> None:
                   --map a-to-b.safetensors --native b-probes.zarr
               crossgram evaluate gate a-probes.zarr b-gallery.zarr \\
                   --map a-to-b.safetensors --native b-probes.zarr --min 0.98
+              crossgram evaluate classify a.zarr b.zarr --map a-to-b.safetensors \\
+                  --head b.zarr.head.safetensors
     """
 
 
-for _command in (verify, identify, gate):
+for _command in (verify, identify, gate, classify):
     command.add_command(_command)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from crossgram_cli.commands.evaluate.options import (
-    honesty_options,
+    interval_options,
     interval_text,
     names_option,
+    split_options,
 )
 from crossgram_cli.options import with_options
 from crossgram_cli.shared import computes, emit, progress_bar
@@ -82,7 +83,8 @@ def _search_options(native_needed: bool) -> Callable[[_Command], _Command]:
 
 @click.command("identify")
 @_search_options(native_needed=False)
-@honesty_options
+@interval_options
+@split_options
 @computes
 def identify(as_json: bool, **options: Any) -> None:
     """Search GALLERY for every image of PROBES: the migration of a face database.
@@ -119,7 +121,8 @@ def identify(as_json: bool, **options: Any) -> None:
     show_default=True,
     help="Which: rank-1 and others of --rank, tpir@0.01 and others of --fpir.",
 )
-@honesty_options
+@interval_options
+@split_options
 @computes
 @click.pass_context
 def gate(ctx: click.Context, /, least: float, figure: str, as_json: bool, **options: Any) -> None:

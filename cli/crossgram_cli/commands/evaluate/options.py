@@ -12,7 +12,7 @@ from crossgram_cli.options import with_options
 if TYPE_CHECKING:
     from crossgram.evaluation import Interval
 
-__all__ = ["honesty_options", "interval_text", "names_option"]
+__all__ = ["interval_options", "interval_text", "names_option", "split_options"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -24,8 +24,27 @@ names_option = click.option(
 )
 
 
-def honesty_options(command: _Command) -> _Command:
-    """Add what says how sure figures are, and what must not be evaluated."""
+def split_options(command: _Command) -> _Command:
+    """Add what says what must not be evaluated."""
+    options = [
+        click.option(
+            "--fitted-on",
+            multiple=True,
+            type=click.Path(),
+            help="A store that the maps were fitted on: its images and people must not be "
+            "evaluated. Repeatable.",
+        ),
+        click.option(
+            "--allow-overlap",
+            is_flag=True,
+            help="Evaluate what was fitted on; the report says so.",
+        ),
+    ]
+    return with_options(command, options)
+
+
+def interval_options(command: _Command) -> _Command:
+    """Add what says how sure figures are."""
     options = [
         click.option(
             "--resamples",
@@ -42,18 +61,6 @@ def honesty_options(command: _Command) -> _Command:
             help="Of the intervals.",
         ),
         click.option("--seed", type=int, default=0, show_default=True, help="Of the draws."),
-        click.option(
-            "--fitted-on",
-            multiple=True,
-            type=click.Path(),
-            help="A store that the maps were fitted on: its images and people must not be "
-            "evaluated. Repeatable.",
-        ),
-        click.option(
-            "--allow-overlap",
-            is_flag=True,
-            help="Evaluate what was fitted on; the report says so.",
-        ),
     ]
     return with_options(command, options)
 

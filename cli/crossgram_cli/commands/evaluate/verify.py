@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossgram_cli.commands.evaluate.options import (
-    honesty_options,
+    interval_options,
     interval_text,
     names_option,
+    split_options,
 )
 from crossgram_cli.shared import computes, emit, progress_bar
 
@@ -57,7 +58,8 @@ _FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
     help="How it is read off: at the lowest threshold that keeps the rate; at the point of "
     "scikit-learn's curve nearest to it, as insightface does; between the points.",
 )
-@honesty_options
+@interval_options
+@split_options
 @computes
 def verify(
     source: str,

@@ -1,0 +1,275 @@
+"""Classification of mapped embeddings by the target network's own head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossgram.accumulation import open_spaces
+from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
+from crossgram.evaluation.maps import loaded_map
+from crossgram.evaluation.scoring import as_wide
+from crossgram.evaluation.splits import Overlap, checked_overlap, split_notes
+from crossgram.heads import ClassifierHead, in_top_k
+from crossgram.linear_map import LinearMap
+from crossgram.pairing import check_counts, check_ids
+from crossgram.progress import Progress, ProgressCallback, ignore
+from crossgram.source import Source, SourceLike, masked_rows
+
+__all__ = ["Classification", "ClassificationReport", "classify"]
+
+_BLOCK_BYTES = 32 << 20
+_TOP = (1, 5)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """How often one kind of embedding is classified rightly.
+
+    Attributes
+    ----------
+    embeddings : str
+        Space or map, and whose head.
+    top : mapping of int to float
+        Share of the images whose class is among so many largest logits.
+    agreement : float
+        Share of the images that get the largest logit where the target's own embedding does.
+    loss : mapping of int to float
+        What is lost against the target's own embeddings, in points.
+    """
+
+    embeddings: str
+    top: dict[int, float]
+    agreement: float
+    loss: dict[int, float]
+
+
+@dataclass(frozen=True)
+class ClassificationReport:
+    """All classifications of one evaluation.
+
+    Attributes
+    ----------
+    classifications : tuple of Classification
+        The target's own embeddings first.
+    images, left_out : int
+        Images, and those without an embedding, which are left out.
+    classes : int
+        Of the head.
+    overlap : Overlap or None
+        What the fit shares with the evaluation; None if it was not said what was fitted on.
+    notes : tuple of str
+        What to know before relying on the figures.
+    """
+
+    classifications: tuple[Classification, ...]
+    images: int
+    left_out: int
+    classes: int
+    overlap: Overlap | None
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return asdict(self)
+
+
+def classify(
+    source: SourceLike,
+    target: SourceLike,
+    head: ClassifierHead | str | Path,
+    *,
+    linear_map: LinearMap | str | Path | None = None,
+    source_head: ClassifierHead | str | Path | None = None,
+    names: Sequence[str] | None = None,
+    classes: Sequence[Any] | None = None,
+    fitted_on: Sequence[SourceLike] = (),
+    allow_overlap: bool = False,
+    progress: ProgressCallback = ignore,
+) -> ClassificationReport:
+    """Classify embeddings by the target's head: its own ones, mapped ones, and unmapped ones.
+
+    Parameters
+    ----------
+    source, target : source-like, shapes (n, p) and (n, q)
+        Embeddings of the same labelled images, in the same order; read in blocks.
+    head : ClassifierHead or path
+        Of the target's network.
+    linear_map : LinearMap or path, optional
+        From source to target.
+    source_head : ClassifierHead or path, optional
+        Of the source's network, to see what its own embeddings give.
+    names : sequence of str, optional
+        What the two spaces are called.
+    classes : sequence, optional
+        The labels in the order of the head's classes. By default labels that are numbers are the
+        classes, and others are in the order of their names, if there are as many as classes.
+    fitted_on, allow_overlap, progress
+        As for `verify`; an image must not have been fitted on, its class may.
+
+    Returns
+    -------
+    ClassificationReport
+
+    Raises
+    ------
+    InputError
+        If there are no labels, they are no classes of the head, or images that were fitted on are
+        classified.
+    PairingError
+        If the rows are not the same images.
+    WidthMismatchError
+        If rows, map and heads do not fit.
+    NonFiniteError
+        If an embedding is not finite.
+    """
+    sources, called = open_spaces([source, target], names)
+    check_counts(sources)
+    check_ids(sources, 0, sources[0].rows)
+    own_head = _head(head, sources[1])
+    other_head = None if source_head is None else _head(source_head, sources[0])
+    if other_head is not None and other_head.classes != own_head.classes:
+        raise WidthMismatchError(
+            f"source head: has {other_head.classes} classes, the target's {own_head.classes}; give "
+            "heads of the same classes"
+        )
+    fitted = (
+        None
+        if linear_map is None
+        else loaded_map(linear_map, sources[0], sources[1], f"{called[0]} to {called[1]}")
+    )
+    masked = masked_rows(sources, 0, sources[0].rows)
+    usable = np.ones(sources[0].rows, bool) if masked is None else ~masked
+    true = _classes(sources, own_head.classes, classes, usable)
+    shared = checked_overlap(
+        sources, np.flatnonzero(usable), fitted_on, allow_overlap, people_count=False
+    )
+    counts: dict[str, _Count] = {}
+    for start, blocks in _blocks(sources, usable, progress):
+        truth = true[start : start + len(blocks[0])][usable[start : start + len(blocks[0])]]
+        kept = [block[usable[start : start + len(block)]] for block in blocks]
+        if not len(truth):
+            continue
+        native = own_head.logits(kept[1])
+        for name, logits in _logits(kept, called, native, own_head, fitted, other_head):
+            counts.setdefault(name, _Count()).add(logits, truth, native)
+    found = _found(counts)
+    return ClassificationReport(
+        classifications=tuple(found),
+        images=int(usable.sum()),
+        left_out=int((~usable).sum()),
+        classes=own_head.classes,
+        overlap=shared,
+        notes=tuple(split_notes(shared)) if fitted is not None else (),
+    )
+
+
+def _head(given: ClassifierHead | str | Path, source: Source) -> ClassifierHead:
+    head = given if isinstance(given, ClassifierHead) else ClassifierHead.load(given)
+    if head.dim != source.dim:
+        raise WidthMismatchError(
+            f"head: takes {head.dim} columns, {source.label} has {source.dim}; give the head of "
+            "the network that made it"
+        )
+    return head
+
+
+def _classes(
+    sources: Sequence[Source], count: int, names: Sequence[Any] | None, usable: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    column = next((one.labels for one in sources if one.labels is not None), None)
+    if column is None:
+        raise InputError(
+            f"{sources[0].label}: has no labels, so that the true classes are not known; make the "
+            "store with labels"
+        )
+    labels = column.read(0, len(column))
+    if names is None and labels.dtype.kind in "iu":
+        wrong = usable & ((labels < 0) | (labels >= count))
+        if wrong.any():
+            raise InputError(
+                f"{column.label}: holds {labels[wrong][0]}, expected classes from 0 to {count - 1}"
+            )
+        return labels.astype(np.int64)
+    known = sorted(set(labels.tolist())) if names is None else list(names)
+    if len(known) != count or len(set(known)) != count:
+        raise InputError(
+            f"{column.label}: {len(set(known))} different labels for {count} classes; name the "
+            "label of each class in the head's order (--classes)"
+        )
+    place = {str(name): k for k, name in enumerate(known)}
+    unknown = [own for own in labels[usable].tolist() if str(own) not in place]
+    if unknown:
+        raise InputError(f"{column.label}: holds {unknown[0]!r}, which is no class of the head")
+    return np.array([place.get(str(own), 0) for own in labels.tolist()], np.int64)
+
+
+def _blocks(
+    sources: Sequence[Source], usable: NDArray[np.bool_], progress: ProgressCallback
+) -> Iterator[tuple[int, list[NDArray[np.floating]]]]:
+    rows = sources[0].rows
+    size = max(1, _BLOCK_BYTES // (8 * max(source.dim for source in sources)))
+    for start in range(0, rows, size):
+        stop = min(start + size, rows)
+        blocks = []
+        for source in sources:
+            block = np.empty((stop - start, source.dim), source.dtype)
+            source.read(start, block)
+            finite = np.isfinite(block).all(axis=1) | ~usable[start:stop]
+            if not finite.all():
+                raise NonFiniteError(
+                    f"{source.label}: row {start + int(np.argmin(finite))} holds NaN or infinity; "
+                    "mend it"
+                )
+            blocks.append(block)
+        yield start, blocks
+        progress(Progress("classify", stop, rows, 0))
+
+
+def _logits(
+    rows: Sequence[NDArray[np.floating]],
+    names: Sequence[str],
+    native: NDArray[np.float64],
+    head: ClassifierHead,
+    fitted: LinearMap | None,
+    source_head: ClassifierHead | None,
+) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    a, b = names
+    yield f"{b} by {b}", native
+    if fitted is not None:
+        yield f"{a} to {b} by {b}", head.logits(fitted.apply(rows[0]))
+    if source_head is not None:
+        yield f"{a} by {a}", source_head.logits(rows[0])
+    yield f"{a} unmapped by {b}", head.logits(as_wide(rows[0], head.dim))
+
+
+class _Count:
+    def __init__(self) -> None:
+        self.images = 0
+        self.right = dict.fromkeys(_TOP, 0)
+        self.agreeing = 0
+
+    def add(
+        self, logits: NDArray[np.float64], true: NDArray[np.int64], native: NDArray[np.float64]
+    ) -> None:
+        self.images += len(true)
+        for k in _TOP:
+            within = in_top_k(logits, true, min(k, logits.shape[1]))
+            self.right[k] += int(within.sum())
+        self.agreeing += int((logits.argmax(axis=1) == native.argmax(axis=1)).sum())
+
+
+def _found(counts: dict[str, _Count]) -> Iterator[Classification]:
+    if not counts:
+        raise InputError("no image has an embedding, so that nothing can be classified")
+    native: dict[int, float] = {}
+    for name, own in counts.items():
+        top = {k: right / own.images for k, right in own.right.items()}
+        native = native or top
+        loss = {k: 100 * (native[k] - share) for k, share in top.items()}
+        yield Classification(name, top, own.agreeing / own.images, loss)
