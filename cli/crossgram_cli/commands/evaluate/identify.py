@@ -10,6 +10,7 @@ import click
 from crossgram_cli.commands.evaluate.options import (
     interval_options,
     interval_text,
+    intervals_text,
     names_option,
     split_options,
 )
@@ -181,10 +182,9 @@ def _text(report: IdentificationReport) -> str:
         if own.recall is not None and own.changed_lists is not None:
             lists.append([own.search, f"{100 * own.recall:.2f}", f"{100 * own.changed_lists:.2f}"])
     tables: list[Sequence[Sequence[str]]] = [figures, kept, thresholds, lists]
-    sure = f"; in brackets {report.confidence:.0%} intervals over people"
     left_out = f", {report.left_out:,} without an embedding left out" if report.left_out else ""
     lines = [
-        ("figures", f"in percent{sure if report.resamples else ''}"),
+        ("figures", f"in percent{intervals_text(report)}"),
         ("probes", f"{report.probes:,}, of people who are enrolled {report.mated:,}{left_out}"),
         ("gallery", f"{report.gallery:,} entries"),
         ("false positives", f"in {report.non_mated_searches:,} searches: {report.non_mated}"),

@@ -10,9 +10,9 @@ import click
 from crossgram_cli.options import with_options
 
 if TYPE_CHECKING:
-    from crossgram.evaluation import Interval
+    from crossgram.evaluation import IdentificationReport, Interval, VerificationReport
 
-__all__ = ["interval_options", "interval_text", "names_option", "split_options"]
+__all__ = ["interval_options", "interval_text", "intervals_text", "names_option", "split_options"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -70,3 +70,13 @@ def interval_text(interval: Interval | None, scale: float) -> str:
     if interval is None:
         return ""
     return f" [{scale * interval.low:.2f}, {scale * interval.high:.2f}]"
+
+
+def intervals_text(report: VerificationReport | IdentificationReport) -> str:
+    """Say what is in brackets behind figures."""
+    if not report.resamples:
+        return ""
+    own = report.comparisons if hasattr(report, "comparisons") else report.searches
+    if all(interval is None for one in own for interval in one.intervals.values()):
+        return "; too few people for intervals"
+    return f"; in brackets {report.confidence:.0%} intervals over people"

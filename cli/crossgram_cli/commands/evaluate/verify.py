@@ -9,6 +9,7 @@ import click
 from crossgram_cli.commands.evaluate.options import (
     interval_options,
     interval_text,
+    intervals_text,
     names_option,
     split_options,
 )
@@ -113,9 +114,7 @@ def _text(report: VerificationReport) -> str:
         tables.append(columns(losses, text=1))
     left_out = f", {report.left_out:,} without an embedding left out" if report.left_out else ""
     lines = [
-        ("figures", f"in percent; in brackets {report.confidence:.0%} intervals over people")
-        if report.resamples
-        else ("figures", "in percent"),
+        ("figures", f"in percent{intervals_text(report)}"),
         ("images", f"{report.images:,} of {report.people:,} people{left_out}"),
         ("pairs", f"{report.genuine_pairs:,} genuine, {report.impostor_pairs:,} impostor"),
         *(("note", note) for note in report.notes),
