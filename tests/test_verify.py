@@ -187,6 +187,42 @@ class TestAcross:
             )
 
 
+class TestVeryManyPairs:
+    """They are counted in bins, in float32."""
+
+    def test_give_the_figures_of_sorted_ones(
+        self, pair: tuple[cg.EmbeddingStore, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options: dict[str, Any] = {"linear_map": a_map(ROTATION), "fars": [0.1, 0.01]}
+        expected = cg.verify(*pair, resamples=0, **options)
+        monkeypatch.setattr("crossgram.evaluation.verifying.MOST_PAIRS", 100)
+        report = cg.verify(*pair, **options)
+        for own, other in zip(report.comparisons, expected.comparisons, strict=True):
+            assert own.comparison == other.comparison
+            assert own.area_error < 1e-3
+            # two scores that round to one in float32 change places with one of 120 genuine pairs
+            difference = abs(own.area_under_curve - other.area_under_curve)
+            assert difference < own.area_error + 1e-4
+            assert own.equal_error_rate == pytest.approx(other.equal_error_rate, abs=0.01)
+            for one, another in zip(own.operating_points, other.operating_points, strict=True):
+                assert one.true_accept_rate == pytest.approx(another.true_accept_rate, abs=0.01)
+                # two roundings of float32
+                assert one.threshold == pytest.approx(another.threshold, abs=2e-7)
+            assert own.loss.keys() == other.loss.keys()
+        assert report.comparisons[0].intervals == {}
+        assert (report.genuine_pairs, report.impostor_pairs) == (120, 1650)
+        assert (report.people, report.images) == (PEOPLE, len(LABELS))
+        assert report.notes[0].startswith("too many pairs to be drawn anew")
+
+    def test_are_not_scored_otherwise(
+        self, pair: tuple[cg.EmbeddingStore, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("crossgram.evaluation.verifying.MOST_PAIRS", 100)
+        for option in ({"metric": "euclidean"}, {"tar": "nearest"}):
+            with pytest.raises(cg.InputError, match="1,770 pairs, which are counted in bins"):
+                cg.verify(pair[0], **option)
+
+
 class TestRefusals:
     def test_pairs_of_masked_images(self, tmp_path: Path) -> None:
         rows = embeddings()

@@ -8,10 +8,11 @@ from crossgram.evaluation.identifying import (
     OpenSetPoint,
     identify,
 )
+from crossgram.evaluation.measuring import Verification
 from crossgram.evaluation.pair_list import PairList, all_pairs, read_pairs
 from crossgram.evaluation.resampling import Interval
 from crossgram.evaluation.splits import Overlap
-from crossgram.evaluation.verifying import Verification, VerificationReport, verify
+from crossgram.evaluation.verifying import VerificationReport, verify
 
 __all__ = [
     "Classification",

@@ -14,10 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 from crossgram.errors import InputError
 from crossgram.images.pairs import paired_images
 
-__all__ = ["PairList", "all_pairs", "read_pairs"]
+__all__ = ["MOST_PAIRS", "PairList", "all_pairs", "read_pairs"]
 
 _FOLDS = 10
-_MOST_PAIRS = 20_000_000
+MOST_PAIRS = 20_000_000
+"""That are held in memory."""
+
 _COLUMNS = ("left", "right", "same")
 _SAME: Mapping[str, bool] = {"1": True, "true": True, "0": False, "false": False}
 
@@ -63,9 +65,9 @@ def all_pairs(labels: ArrayLike, usable: NDArray[np.bool_] | None = None) -> Pai
     _, subject = np.unique(np.asarray(labels), return_inverse=True)
     rows = np.arange(len(subject)) if usable is None else np.flatnonzero(usable)
     count = len(rows) * (len(rows) - 1) // 2
-    if count > _MOST_PAIRS:
+    if count > MOST_PAIRS:
         raise InputError(
-            f"{len(rows):,} images have {count:,} pairs, at most {_MOST_PAIRS:,} are scored; give "
+            f"{len(rows):,} images have {count:,} pairs, at most {MOST_PAIRS:,} are scored; give "
             "a list of pairs (--pairs)"
         )
     first, second = np.triu_indices(len(rows), 1)

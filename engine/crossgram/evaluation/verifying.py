@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,83 +12,28 @@ from numpy.typing import NDArray
 
 from crossgram.accumulation import open_spaces
 from crossgram.errors import InputError
-from crossgram.evaluation.accuracy import FoldedAccuracy, folded_accuracy
 from crossgram.evaluation.maps import loaded_map
-from crossgram.evaluation.pair_list import PairList, all_pairs, read_pairs
-from crossgram.evaluation.resampling import Interval, drawn_figures, intervals
-from crossgram.evaluation.scoring import METRICS, as_wide, prepared, scores_of
+from crossgram.evaluation.measuring import (
+    Binned,
+    Comparison,
+    Drawing,
+    Measured,
+    Sorted,
+    Verification,
+)
+from crossgram.evaluation.pair_list import MOST_PAIRS, PairList, all_pairs, read_pairs
+from crossgram.evaluation.scoring import METRICS, as_wide, prepared
 from crossgram.evaluation.splits import Overlap, checked_overlap, split_notes
 from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.source import Source, SourceLike, masked_rows
-from crossgram.verification import (
-    TAR_MODES,
-    OperatingPoint,
-    PairScores,
-    allowed_false_accepts,
-    area_under_curve,
-    equal_error_rate,
-    true_accepts_at,
-)
+from crossgram.verification import TAR_MODES, allowed_false_accepts
 
-__all__ = ["Verification", "VerificationReport", "verify"]
+__all__ = ["VerificationReport", "verify"]
 
 _FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 _FEW_FALSE_ACCEPTS = 10
-_AREA, _ERROR = "area_under_curve", "equal_error_rate"
-
-
-@dataclass(frozen=True)
-class Verification:
-    """How well the scores of one comparison tell pairs of one person from pairs of two.
-
-    Attributes
-    ----------
-    comparison : str
-        Probe space, or map, and reference space.
-    probe : {"both", "left", "right"}
-        Which image of a listed pair is the probe; "both" where that makes no difference, or every
-        pair is scored both ways.
-    native : str or None
-        The comparison within the reference's space, which `loss` is against.
-    area_under_curve, equal_error_rate : float
-        Of the ROC curve.
-    accuracy : FoldedAccuracy or None
-        Of a list with folds.
-    operating_points : tuple of OperatingPoint
-        One for each false accept rate that the number of impostor pairs can tell.
-    intervals : mapping of str to Interval or None
-        Of "area_under_curve", "equal_error_rate" and "tar@FAR"; empty without resamples. Those of
-        true accept rates are by the conservative reading.
-    loss : mapping of str to float
-        What is lost against `native`, in points (hundredths), also of "accuracy"; negative where
-        something is won.
-    loss_intervals : mapping of str to Interval or None
-        Of the loss, the same people drawn for both.
-    """
-
-    comparison: str
-    probe: str
-    native: str | None
-    area_under_curve: float
-    equal_error_rate: float
-    accuracy: FoldedAccuracy | None
-    operating_points: tuple[OperatingPoint, ...]
-    intervals: dict[str, Interval | None]
-    loss: dict[str, float] = field(default_factory=dict)
-    loss_intervals: dict[str, Interval | None] = field(default_factory=dict)
-
-    def figures(self) -> dict[str, float]:
-        """Return the figures by name."""
-        named = {
-            _AREA: self.area_under_curve,
-            _ERROR: self.equal_error_rate,
-            **{_tar(point.far): point.true_accept_rate for point in self.operating_points},
-        }
-        if self.accuracy is not None:
-            named["accuracy"] = self.accuracy.mean
-        return named
 
 
 @dataclass(frozen=True)
@@ -146,14 +91,6 @@ class VerificationReport:
         return facts
 
 
-@dataclass(frozen=True)
-class _Comparison:
-    name: str
-    probes: NDArray[np.float64]
-    references: NDArray[np.float64]
-    native: str | None
-
-
 def verify(
     source: SourceLike,
     target: SourceLike | None = None,
@@ -184,7 +121,9 @@ def verify(
     linear_map, back : LinearMap or path, optional
         From source to target, and from target to source.
     pairs : path, optional
-        A list of pairs as `read_pairs` takes it; by default all pairs of the labelled images.
+        A list of pairs as `read_pairs` takes it; by default all pairs of the labelled images. More
+        than 20 million are counted in bins and not stored: by the cosine, in float32, without
+        intervals, and the area to about 1e-5; everything else stays exact.
     names : sequence of str, optional
         What the two spaces are called.
     metric : {"cosine", "euclidean"}
@@ -231,42 +170,38 @@ def verify(
     check_counts(sources)
     check_ids(sources, 0, sources[0].rows)
     usable = _usable(sources)
-    chosen = _pairs(sources, pairs, usable)
-    rows = [_rows(one, usable) for one in sources]
-    used = np.unique(np.append(chosen.left, chosen.right))
-    shared = checked_overlap(sources, used, fitted_on, allow_overlap)
+    shares = _shares(sources, pairs, usable, fars, metric, tar)
+    shared = checked_overlap(sources, shares.rows, fitted_on, allow_overlap)
     maps = [
         _map(one, ends)
         for one, ends in zip((linear_map, back), _ends(sources, called), strict=True)
     ]
-    comparisons = list(_comparisons(called, rows, maps, metric))
-    rated = _tellable(fars, chosen)
-    measuring = _Measuring(tuple(rated), tar, resamples, confidence, seed)
+    rows = [_rows(one, usable) for one in sources]
+    drawing = Drawing(0 if isinstance(shares, Binned) else resamples, confidence, seed)
+    total = len(sources) + 2 * sum(one is not None for one in maps) + 2 * (len(sources) - 1)
     found: list[Verification] = []
-    drawn: dict[str, tuple[Verification, NDArray[np.float64]]] = {}
-    for count, comparison in enumerate(comparisons, 1):
-        for probe in _assignments(comparison, listed=pairs is not None):
-            scores, listed = _scores(comparison, chosen, metric, probe)
-            native = None if comparison.native is None else drawn[comparison.native]
-            own, draws = measuring.measure(comparison, probe, scores, listed, native)
-            found.append(own)
-            drawn[comparison.name] = own, draws
-        progress(Progress("verify", count, len(comparisons), 0))
+    measured: dict[str, Measured] = {}
+    for count, comparison in enumerate(_comparisons(called, rows, maps, metric), 1):
+        native = None if comparison.native is None else measured[comparison.native]
+        for own in shares.measure(comparison, native, drawing):
+            found.append(own[0])
+            measured.setdefault(comparison.name, own)
+        progress(Progress("verify", count, total, 0))
     return VerificationReport(
         comparisons=tuple(found),
-        images=len(used),
+        images=len(shares.rows),
         left_out=int((~usable).sum()) if pairs is None else 0,
-        people=len(np.unique(chosen.subject[used])),
-        genuine_pairs=int(chosen.same.sum()),
-        impostor_pairs=int((~chosen.same).sum()),
+        people=shares.people,
+        genuine_pairs=shares.genuine,
+        impostor_pairs=shares.impostor,
         metric=metric,
         tar=tar,
-        untold_fars=tuple(far for far in fars if far not in rated),
-        resamples=resamples,
+        untold_fars=tuple(far for far in fars if far not in shares.fars),
+        resamples=drawing.resamples,
         seed=seed,
         confidence=confidence,
         overlap=shared,
-        notes=tuple(_notes(found, fars, rated, chosen, shared, maps)),
+        notes=tuple(_notes(shares, fars, shared, maps)),
     )
 
 
@@ -287,17 +222,36 @@ def _usable(sources: Sequence[Source]) -> NDArray[np.bool_]:
     return np.ones(sources[0].rows, bool) if masked is None else ~masked
 
 
-def _pairs(
-    sources: Sequence[Source], pairs: str | Path | None, usable: NDArray[np.bool_]
-) -> PairList:
-    if pairs is None:
-        labels = next((one.labels for one in sources if one.labels is not None), None)
-        if labels is None:
-            raise InputError(
-                f"{sources[0].label}: has no labels, so that nobody knows who is who; give a list "
-                "of pairs (--pairs)"
-            )
-        return all_pairs(labels.read(0, len(labels)), usable)
+def _shares(
+    sources: Sequence[Source],
+    pairs: str | Path | None,
+    usable: NDArray[np.bool_],
+    fars: Sequence[float],
+    metric: str,
+    tar: str,
+) -> Sorted | Binned:
+    if pairs is not None:
+        return Sorted(_listed(sources, pairs, usable), True, metric, tar, fars)
+    labels = next((one.labels for one in sources if one.labels is not None), None)
+    if labels is None:
+        raise InputError(
+            f"{sources[0].label}: has no labels, so that nobody knows who is who; give a list "
+            "of pairs (--pairs)"
+        )
+    names = labels.read(0, len(labels))
+    count = int(usable.sum())
+    if count * (count - 1) // 2 <= MOST_PAIRS:
+        return Sorted(all_pairs(names, usable), False, metric, tar, fars)
+    if (metric, tar) != ("cosine", "conservative"):
+        raise InputError(
+            f"{sources[0].label}: {count:,} images have {count * (count - 1) // 2:,} pairs, which "
+            f"are counted in bins, by the cosine and conservatively; {metric} and {tar} were asked "
+            "for: leave them, or give a list of pairs (--pairs)"
+        )
+    return Binned(names, usable, fars)
+
+
+def _listed(sources: Sequence[Source], pairs: str | Path, usable: NDArray[np.bool_]) -> PairList:
     ids = next((one.ids for one in sources if one.ids is not None), None)
     if ids is None:
         raise InputError(
@@ -345,11 +299,11 @@ def _comparisons(
     rows: Sequence[NDArray[np.floating]],
     maps: Sequence[LinearMap | None],
     metric: str,
-) -> Iterator[_Comparison]:
+) -> Iterator[Comparison]:
     own = [prepared(one, metric, name) for one, name in zip(rows, names, strict=True)]
     native = [f"{name} with {name}" for name in names]
     for one, name in zip(own, native, strict=True):
-        yield _Comparison(name, one, one, None)
+        yield Comparison(name, one, one, None)
     if len(rows) == 1:
         return
     for k, fitted in enumerate(maps):
@@ -357,110 +311,28 @@ def _comparisons(
             continue
         name = f"{names[k]} to {names[1 - k]}"
         mapped = prepared(fitted.apply(rows[k]), metric, name)
-        yield _Comparison(f"{name} with {names[1 - k]}", mapped, own[1 - k], native[1 - k])
-        yield _Comparison(f"{name} with itself", mapped, mapped, native[1 - k])
+        yield Comparison(f"{name} with {names[1 - k]}", mapped, own[1 - k], native[1 - k])
+        yield Comparison(f"{name} with itself", mapped, mapped, native[1 - k])
     for k in range(2):
         cut = as_wide(rows[k], rows[1 - k].shape[1])
         name = f"{names[k]} unmapped with {names[1 - k]}"
-        yield _Comparison(name, prepared(cut, metric, name), own[1 - k], native[1 - k])
-
-
-def _assignments(comparison: _Comparison, *, listed: bool) -> tuple[str, ...]:
-    across = comparison.probes is not comparison.references
-    return ("left", "right") if across and listed else ("both",)
-
-
-def _scores(
-    comparison: _Comparison, pairs: PairList, metric: str, probe: str
-) -> tuple[NDArray[np.float64], PairList]:
-    """Return the scores, and the pairs that they are of: across spaces all pairs both ways."""
-    ends = (pairs.left, pairs.right) if probe != "right" else (pairs.right, pairs.left)
-    if probe == "both" and comparison.probes is not comparison.references:
-        twice = [np.concatenate(both) for both in ((ends[0], ends[1]), (ends[1], ends[0]))]
-        pairs = PairList(twice[0], twice[1], np.tile(pairs.same, 2), None, pairs.subject)
-        ends = (twice[0], twice[1])
-    return scores_of(comparison.probes, comparison.references, *ends, metric), pairs
-
-
-@dataclass(frozen=True)
-class _Measuring:
-    fars: tuple[float, ...]
-    tar: str
-    resamples: int
-    confidence: float
-    seed: int
-
-    def measure(
-        self,
-        comparison: _Comparison,
-        probe: str,
-        scores: NDArray[np.float64],
-        pairs: PairList,
-        native: tuple[Verification, NDArray[np.float64]] | None,
-    ) -> tuple[Verification, NDArray[np.float64]]:
-        """Return the figures of scores, and those of each draw of people."""
-        kinds = PairScores(scores[pairs.same], scores[~pairs.same])
-        draws = drawn_figures(scores, pairs, self.fars, resamples=self.resamples, seed=self.seed)
-        own = Verification(
-            comparison=comparison.name,
-            probe=probe,
-            native=comparison.native,
-            area_under_curve=area_under_curve(kinds),
-            equal_error_rate=equal_error_rate(kinds),
-            accuracy=None
-            if pairs.fold is None
-            else folded_accuracy(scores, pairs.same, pairs.fold),
-            operating_points=tuple(true_accepts_at(far, kinds, self.tar) for far in self.fars),
-            intervals=self._named(draws),
-        )
-        if native is not None:
-            before, then = native
-            names = own.figures()
-            worse = np.array([-1.0 if name == _ERROR else 1.0 for name in self._names()])
-            own = replace(
-                own,
-                loss={
-                    name: 100 * (before.figures()[name] - value) * (-1 if name == _ERROR else 1)
-                    for name, value in names.items()
-                },
-                # of the same people in both, so that what both have in common does not count
-                loss_intervals=self._named(100 * (then - draws) * worse),
-            )
-        return own, draws
-
-    def _names(self) -> list[str]:
-        return [_AREA, _ERROR, *map(_tar, self.fars)]
-
-    def _named(self, draws: NDArray[np.float64]) -> dict[str, Interval | None]:
-        if not self.resamples:
-            return {}
-        return dict(zip(self._names(), intervals(draws, self.confidence), strict=True))
-
-
-def _tar(far: float) -> str:
-    return f"tar@{far:g}"
-
-
-def _tellable(fars: Sequence[float], pairs: PairList) -> list[float]:
-    impostors = int((~pairs.same).sum())
-    return [far for far in dict.fromkeys(fars) if allowed_false_accepts(far, impostors)]
+        yield Comparison(name, prepared(cut, metric, name), own[1 - k], native[1 - k])
 
 
 def _notes(
-    found: Sequence[Verification],
+    shares: Sorted | Binned,
     fars: Sequence[float],
-    rated: Sequence[float],
-    pairs: PairList,
     shared: Overlap | None,
     maps: Sequence[LinearMap | None],
 ) -> Iterator[str]:
-    impostors = int((~pairs.same).sum())
-    if len(rated) < len(set(fars)):
+    if isinstance(shares, Binned):
+        yield "too many pairs to be drawn anew: without intervals, and the area to about 1e-5"
+    if len(shares.fars) < len(set(fars)):
         yield (
-            f"{impostors:,} impostor pairs tell false accept rates down to {1 / impostors:.2g}; "
-            "lower ones were left out"
+            f"{shares.impostor:,} impostor pairs tell false accept rates down to "
+            f"{1 / shares.impostor:.2g}; lower ones were left out"
         )
-    few = [far for far in rated if far * impostors < _FEW_FALSE_ACCEPTS]
+    few = [far for far in shares.fars if far * shares.impostor < _FEW_FALSE_ACCEPTS]
     if few:
         yield (
             f"at {', '.join(f'{far:g}' for far in few)} the true accept rate hangs on fewer than "

@@ -1,0 +1,262 @@
+"""All pairs of many images: scores that are counted in bins, never stored, and exact thresholds.
+
+Every pair is scored twice. First all scores are counted in fine bins; then those of the few bins in
+which a threshold lies are collected, so that rates are as exact as if all had been sorted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossgram.blas_threads import one_blas_thread
+from crossgram.errors import InputError, RunError
+from crossgram.verification import OperatingPoint, allowed_false_accepts
+
+__all__ = ["BinnedScores", "score_all_pairs"]
+
+_HALF = 1 << 15
+"""Bins of scores above 0, and of those below: a power of two, so that to scale is exact."""
+
+_BINS = 2 * _HALF + 2
+_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class BinnedScores:
+    """Cosines of all pairs: their counts in bins, and those of some bins one by one.
+
+    Attributes
+    ----------
+    genuine, impostor : ndarray of int, shape (bins,)
+        Counts, by rising score.
+    genuine_in, impostor_in : mapping of int to ndarray
+        Of the bins in which a threshold lies: scores, sorted.
+    """
+
+    genuine: NDArray[np.int64]
+    impostor: NDArray[np.int64]
+    genuine_in: dict[int, NDArray[np.float32]]
+    impostor_in: dict[int, NDArray[np.float32]]
+
+    def area_under_curve(self) -> tuple[float, float]:
+        """Return the area under the ROC curve, and how far it may be off.
+
+        The order of scores within a bin is not known; half of it is assumed to be right.
+        """
+        below = np.append(0, np.cumsum(self.impostor)[:-1])
+        total = int(self.genuine.sum()) * int(self.impostor.sum())
+        right = sum(
+            int(g) * (2 * int(b) + int(i))
+            for g, b, i in zip(self.genuine, below, self.impostor, strict=True)
+            if g
+        )
+        together = sum(int(g) * int(i) for g, i in zip(self.genuine, self.impostor, strict=True))
+        return right / (2 * total), together / (2 * total)
+
+    def true_accepts_at(self, far: float) -> OperatingPoint:
+        """Return what `verification.true_accepts_at` does, of all scores."""
+        impostors = int(self.impostor.sum())
+        allowed = allowed_false_accepts(far, impostors)
+        if allowed < 1:
+            raise InputError(
+                f"far: {far:g} of {impostors} impostor pairs is less than one false accept"
+            )
+        own, above = _bin_of(self.impostor, allowed)
+        scores = self.impostor_in[own]
+        threshold = scores[len(scores) - 1 - (allowed - above)]
+        false = above + int(np.count_nonzero(scores > threshold))
+        true = int(self.genuine[own + 1 :].sum())
+        true += int(np.count_nonzero(self.genuine_in[own] > threshold))
+        return OperatingPoint(
+            far, float(threshold), true / int(self.genuine.sum()), false / impostors, false
+        )
+
+    def equal_error_rate(self) -> float:
+        """Return what `verification.equal_error_rate` does, of all scores."""
+        own = _crossing(self.genuine, self.impostor)
+        genuine, impostor = int(self.genuine.sum()), int(self.impostor.sum())
+        thresholds = np.unique(np.concatenate([self.genuine_in[own], self.impostor_in[own]]))[::-1]
+        accepted = [
+            np.append(0, len(scores) - np.searchsorted(scores, thresholds, "left"))
+            + int(counts[own + 1 :].sum())
+            for scores, counts in (
+                (self.genuine_in[own], self.genuine),
+                (self.impostor_in[own], self.impostor),
+            )
+        ]
+        true, false = accepted[0] / genuine, accepted[1] / impostor
+        excess = false + true - 1
+        after = max(1, int(np.argmax(excess >= 0)))
+        share = -excess[after - 1] / (excess[after] - excess[after - 1])
+        return float(false[after - 1] + share * (false[after] - false[after - 1]))
+
+
+def score_all_pairs(
+    probes: NDArray[np.float32],
+    references: NDArray[np.float32],
+    person: NDArray[np.int64],
+    fars: Sequence[float],
+    *,
+    ordered: bool,
+    threads: int,
+    report: Callable[[int], None] = lambda pairs: None,
+) -> BinnedScores:
+    """Score every pair of different images, in constant memory beside the rows.
+
+    Parameters
+    ----------
+    probes, references : ndarray, shapes (n, d), float32
+        Of length 1, of the same images; sorted by person, most blocks are of impostors only.
+    person : ndarray of int, shape (n,)
+        Whom each image shows.
+    fars : sequence of float
+        Rates at which thresholds are wanted.
+    ordered : bool
+        Whether probe i meets reference j and probe j reference i, or each pair is scored once.
+    threads : int
+        Blocks to score side by side.
+    report : callable
+        Called with the number of pairs of each block, in each of the two passes.
+
+    Raises
+    ------
+    InputError
+        If there are no genuine or no impostor pairs.
+    RunError
+        If scores differ between the passes.
+    """
+    order = np.argsort(person, kind="stable")
+    # scaled to bins, which is exact
+    scaled = probes[order] * np.float32(_HALF)
+    pairs = _Pairs(scaled, references[order], person[order], ordered)
+    genuine, impostor = np.zeros((2, _BINS), np.int64)
+    for own_genuine, own_impostor, count in pairs.over(_counted, threads):
+        genuine += own_genuine
+        impostor += own_impostor
+        report(count)
+    if not genuine.sum() or not impostor.sum():
+        raise InputError("labels: no pairs of one person, or none of two")
+    impostors = int(impostor.sum())
+    allowed = [allowed_false_accepts(far, impostors) for far in fars]
+    wanted = {_bin_of(impostor, own)[0] for own in allowed if own}
+    wanted.add(_crossing(genuine, impostor))
+    is_wanted = np.zeros(_BINS, bool)
+    is_wanted[list(wanted)] = True
+    found: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+
+    def collected(block: _Block) -> _Result:
+        return _collected(block, is_wanted)
+
+    for own_genuine, own_impostor, count in pairs.over(collected, threads):
+        found.append((own_genuine, own_impostor))
+        report(count)
+    sides = [_by_bin(np.concatenate(side), wanted) for side in zip(*found, strict=True)]
+    for counts, own in zip((genuine, impostor), sides, strict=True):
+        if any(len(own[k]) != counts[k] for k in wanted):
+            raise RunError("scores of the same pairs differ between two passes; run again")
+    return BinnedScores(genuine, impostor, sides[0], sides[1])
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Scaled scores of some pairs; `genuine` and `counted` are None where none or all are."""
+
+    scores: NDArray[np.float32]
+    genuine: NDArray[np.bool_] | None
+    counted: NDArray[np.bool_] | None
+
+
+_Result = tuple[NDArray[Any], NDArray[Any], int]
+"""Of genuine and of impostor pairs, and how many pairs there were."""
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    probes: NDArray[np.float32]
+    references: NDArray[np.float32]
+    person: NDArray[np.int64]
+    ordered: bool
+
+    def over(self, work: Callable[[_Block], _Result], threads: int) -> Iterator[_Result]:
+        """Yield what `work` gives for each block, in order; a few blocks run ahead."""
+        tiles = [
+            (i, j)
+            for i in range(0, len(self.person), _BLOCK)
+            for j in range(0 if self.ordered else i, len(self.person), _BLOCK)
+        ]
+
+        def run(tile: tuple[int, int]) -> _Result:
+            return work(self._block(*tile))
+
+        with one_blas_thread(), ThreadPoolExecutor(threads, "crossgram-pairs") as pool:
+            for first in range(0, len(tiles), 16 * threads):
+                yield from pool.map(run, tiles[first : first + 16 * threads])
+
+    def _block(self, i: int, j: int) -> _Block:
+        rows, columns = slice(i, i + _BLOCK), slice(j, j + _BLOCK)
+        scores = self.probes[rows] @ self.references[columns].T
+        left, right = self.person[rows], self.person[columns]
+        genuine = counted = None
+        # sorted, so that the ranges tell
+        if left[0] <= right[-1] and right[0] <= left[-1]:
+            genuine = left[:, None] == right
+        if i == j:
+            counted = ~np.eye(len(left), dtype=bool)
+            if not self.ordered:
+                counted = np.triu(counted)
+        return _Block(scores, genuine, counted)
+
+
+def _bins(scores: NDArray[np.float32]) -> NDArray[np.intp]:
+    # not negative, so that to cut is to round down; each step keeps the order of scores
+    shifted = scores + np.float32(_HALF)
+    return np.clip(shifted, 0, _BINS - 1, out=shifted).astype(np.intp)
+
+
+def _split(block: _Block, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the values of genuine pairs, and of impostor pairs."""
+    if block.counted is not None:
+        genuine = block.counted if block.genuine is None else block.genuine & block.counted
+        return values[genuine], values[block.counted & ~genuine]
+    if block.genuine is not None:
+        return values[block.genuine], values[~block.genuine]
+    return values[:0, 0], values.ravel()
+
+
+def _counted(block: _Block) -> _Result:
+    genuine, impostor = _split(block, _bins(block.scores))
+    return (
+        np.bincount(genuine, minlength=_BINS),
+        np.bincount(impostor, minlength=_BINS),
+        len(genuine) + len(impostor),
+    )
+
+
+def _collected(block: _Block, is_wanted: NDArray[np.bool_]) -> _Result:
+    genuine, impostor = _split(block, block.scores)
+    kept = [side[is_wanted[_bins(side)]] for side in (genuine, impostor)]
+    return kept[0], kept[1], len(genuine) + len(impostor)
+
+
+def _by_bin(scores: NDArray[np.float32], wanted: set[int]) -> dict[int, NDArray[np.float32]]:
+    own = _bins(scores)
+    return {k: np.sort(scores[own == k] / np.float32(_HALF)) for k in wanted}
+
+
+def _bin_of(counts: NDArray[np.int64], position: int) -> tuple[int, int]:
+    """Return the bin of a score by its position from above, and how many are in higher bins."""
+    down = np.cumsum(counts[::-1])
+    k = int(np.searchsorted(down, position, "right"))
+    return len(counts) - 1 - k, int(down[k] - counts[::-1][k])
+
+
+def _crossing(genuine: NDArray[np.int64], impostor: NDArray[np.int64]) -> int:
+    """Return the bin in which false accepts become as frequent as false rejects."""
+    down = [np.cumsum(counts[::-1]) / counts.sum() for counts in (genuine, impostor)]
+    return len(genuine) - 1 - int(np.argmax(down[0] + down[1] - 1 >= 0))
