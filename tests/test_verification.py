@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
@@ -204,6 +204,8 @@ class TestOtherReadings:
     """What other tools report as the true accept rate at a false accept rate."""
 
     @given(scores_with_ties, st.sampled_from([0.1, 0.25, 0.29, 0.5, 0.9]))
+    @example(PairScores(np.array([-1.0]), np.array([0.0, 1.0])), 0.5)
+    @example(PairScores(np.array([1.0]), np.array([1.0, 1.0])), 0.5)
     def test_nearest_is_that_of_insightface(self, scores: PairScores, far: float) -> None:
         if math.floor(Fraction(str(far)) * len(scores.impostor)) < 1:
             return

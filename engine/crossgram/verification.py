@@ -251,9 +251,9 @@ def _nearest(far: float, scores: PairScores) -> OperatingPoint:
     roc = roc_curve(scores)
     false = np.rint(roc.false_accept * len(scores.impostor)).astype(np.int64)
     true = np.rint(roc.true_accept * len(scores.genuine)).astype(np.int64)
-    # scikit-learn leaves out the points within a straight piece
+    # scikit-learn leaves out the points within a straight piece, but never the highest score
     corner = np.ones(len(false), bool)
-    corner[1:-1] = (np.diff(false, 2) != 0) | (np.diff(true, 2) != 0)
+    corner[2:-1] = (np.diff(false[1:], 2) != 0) | (np.diff(true[1:], 2) != 0)
     points = np.flatnonzero(corner)
     distance = np.abs(roc.false_accept[points] - far)
     best = points[len(points) - 1 - int(np.argmin(distance[::-1]))]
