@@ -26,9 +26,9 @@ from crossgram.demonstration import (
     Verification,
 )
 from crossgram.demonstration.digits import RECIPE, load_digits
-from crossgram.demonstration.experiment import unmapped
 from crossgram.demonstration.networks import NAMES, build
 from crossgram.demonstration.training import one_thread, train
+from crossgram.evaluation.scoring import as_wide
 from crossgram.heads import ClassifierHead
 from crossgram.images import open_collection
 from crossgram.verification import OperatingPoint
@@ -89,8 +89,8 @@ class TestTraining:
 class TestUnmapped:
     def test_is_cut_or_filled_with_zeros(self) -> None:
         rows = np.ones((2, 3), np.float32)
-        np.testing.assert_array_equal(unmapped(rows, 2), np.ones((2, 2)))
-        np.testing.assert_array_equal(unmapped(rows, 4), [[1, 1, 1, 0]] * 2)
+        np.testing.assert_array_equal(as_wide(rows, 2), np.ones((2, 2)))
+        np.testing.assert_array_equal(as_wide(rows, 4), [[1, 1, 1, 0]] * 2)
 
 
 class TestRefusals:

@@ -33,6 +33,7 @@ __all__ = [
     "open_source",
     "raw_reader",
     "read_npy_header",
+    "usable_rows",
 ]
 
 _MASKED = "has masked values; fill them with NaN, or leave the rows out"
@@ -135,6 +136,13 @@ def masked_rows(sources: Sequence[Source], start: int, stop: int) -> NDArray[np.
     """
     masks = [source.masked.read(start, stop) for source in sources if source.masked is not None]
     return np.logical_or.reduce(masks) if masks else None
+
+
+def usable_rows(sources: Sequence[Source]) -> NDArray[np.bool_]:
+    """Tell which rows hold an embedding in all of paired sources."""
+    rows = sources[0].rows
+    masked = masked_rows(sources, 0, rows)
+    return np.ones(rows, bool) if masked is None else ~masked
 
 
 def _open_path(path: Path) -> Source:

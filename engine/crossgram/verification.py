@@ -7,6 +7,7 @@ impostor pairs of two. All rates are exact in the presence of ties.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -23,9 +24,11 @@ __all__ = [
     "Roc",
     "allowed_false_accepts",
     "area_under_curve",
+    "equal_error_of",
     "equal_error_rate",
     "pair_scores",
     "roc_curve",
+    "tellable",
     "true_accepts_at",
 ]
 
@@ -179,11 +182,15 @@ def equal_error_rate(scores: PairScores) -> float:
     The root of 1 - x - ROC(x), the ROC curve being linear between its points.
     """
     roc = roc_curve(scores)
-    excess = roc.false_accept + roc.true_accept - 1
+    return equal_error_of(roc.false_accept, roc.true_accept)
+
+
+def equal_error_of(false_accept: NDArray[np.float64], true_accept: NDArray[np.float64]) -> float:
+    """Return the equal error rate of a piece of an ROC curve that begins before it is reached."""
+    excess = false_accept + true_accept - 1
     after = int(np.argmax(excess >= 0))
     share = -excess[after - 1] / (excess[after] - excess[after - 1])
-    step = roc.false_accept[after] - roc.false_accept[after - 1]
-    return float(roc.false_accept[after - 1] + share * step)
+    return float(false_accept[after - 1] + share * (false_accept[after] - false_accept[after - 1]))
 
 
 def true_accepts_at(far: float, scores: PairScores, mode: str = "conservative") -> OperatingPoint:
@@ -245,6 +252,11 @@ def allowed_false_accepts(far: float, impostors: int) -> int:
         raise InputError(f"far: {far} given, expected a share above 0 and below 1")
     # the decimal that was written, for 0.29 * 100 is below 29 in binary
     return math.floor(Fraction(repr(float(far))) * impostors)
+
+
+def tellable(fars: Iterable[float], impostors: int) -> list[float]:
+    """Return the false accept rates, each once, that allow one of some impostor pairs or more."""
+    return [far for far in dict.fromkeys(fars) if allowed_false_accepts(far, impostors)]
 
 
 def _nearest(far: float, scores: PairScores) -> OperatingPoint:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from crossgram.demonstration.experiment import Experiment, unmapped
+from crossgram.demonstration.experiment import Experiment
+from crossgram.evaluation.scoring import as_wide
 from crossgram.heads import head_map, top_k_accuracy
 
 __all__ = ["ClosedSet", "measure"]
@@ -47,7 +48,7 @@ def measure(experiment: Experiment) -> ClosedSet:
         closed_form = head_map(*heads, names=(source, target))
         own[source] = top_k_accuracy(heads[0].logits(rows), labels)
         mapped[source] = top_k_accuracy(heads[1].logits(fitted.apply(rows)), labels)
-        without[source] = top_k_accuracy(heads[1].logits(unmapped(rows, heads[1].dim)), labels)
+        without[source] = top_k_accuracy(heads[1].logits(as_wide(rows, heads[1].dim)), labels)
         by_heads[source] = top_k_accuracy(
             heads[1].logits(closed_form.apply(rows.astype(float))), labels
         )

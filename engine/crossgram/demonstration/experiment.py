@@ -21,7 +21,7 @@ from crossgram.networks.spec import PENULTIMATE, NetworkSpec
 from crossgram.progress import ProgressCallback
 from crossgram.store import EmbeddingStore
 
-__all__ = ["Experiment", "Network", "run", "unmapped"]
+__all__ = ["Experiment", "Network", "run"]
 
 
 _BATCH = 64
@@ -155,14 +155,6 @@ def run(
         fitted = maps[source, target] = fit(*pair, names=(source, target))
         fitted.save(folder / f"{source}-to-{target}.safetensors")
     return Experiment(networks, maps)
-
-
-def unmapped(rows: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
-    """Return rows cut to `dim` columns, or filled up with zeros: what one has without a map."""
-    result = np.zeros((len(rows), dim), np.float32)
-    kept = min(dim, rows.shape[1])
-    result[:, :kept] = rows[:, :kept]
-    return result
 
 
 def _staged(progress: ProgressCallback, stage: str) -> ProgressCallback:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossgram.demonstration.experiment import Experiment, unmapped
+from crossgram.demonstration.experiment import Experiment
+from crossgram.evaluation.scoring import as_wide
 from crossgram.verification import (
     OperatingPoint,
     PairScores,
@@ -74,7 +75,7 @@ def measure(experiment: Experiment) -> OpenSet:
         held_out_images=len(np.asarray(labels)),
         own={"a": _verify(pair_scores(labels, a)), "b": _verify(pair_scores(labels, b))},
         mapped=_verify(pair_scores(labels, mapped, b)),
-        unmapped=_verify(pair_scores(labels, unmapped(a, b.shape[1]), b)),
+        unmapped=_verify(pair_scores(labels, as_wide(a, b.shape[1]), b)),
     )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from crossgram.blas_threads import one_blas_thread
 from crossgram.errors import InputError, RunError
-from crossgram.verification import OperatingPoint, allowed_false_accepts
+from crossgram.verification import OperatingPoint, allowed_false_accepts, equal_error_of
 
 __all__ = ["BinnedScores", "score_all_pairs"]
 
@@ -90,11 +90,7 @@ class BinnedScores:
                 (self.impostor_in[own], self.impostor),
             )
         ]
-        true, false = accepted[0] / genuine, accepted[1] / impostor
-        excess = false + true - 1
-        after = max(1, int(np.argmax(excess >= 0)))
-        share = -excess[after - 1] / (excess[after] - excess[after - 1])
-        return float(false[after - 1] + share * (false[after] - false[after - 1]))
+        return equal_error_of(accepted[1] / impostor, accepted[0] / genuine)
 
 
 def score_all_pairs(

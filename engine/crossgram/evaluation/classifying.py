@@ -19,7 +19,7 @@ from crossgram.heads import ClassifierHead, in_top_k
 from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids
 from crossgram.progress import Progress, ProgressCallback, ignore
-from crossgram.source import Source, SourceLike, masked_rows
+from crossgram.source import Source, SourceLike, usable_rows
 
 __all__ = ["Classification", "ClassificationReport", "classify"]
 
@@ -143,8 +143,7 @@ def classify(
         if linear_map is None
         else loaded_map(linear_map, sources[0], sources[1], f"{called[0]} to {called[1]}")
     )
-    masked = masked_rows(sources, 0, sources[0].rows)
-    usable = np.ones(sources[0].rows, bool) if masked is None else ~masked
+    usable = usable_rows(sources)
     true = _classes(sources, own_head.classes, classes, usable)
     shared = checked_overlap(
         sources, np.flatnonzero(usable), fitted_on, allow_overlap, people_count=False

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from crossgram.accumulation import open_spaces
 from crossgram.errors import InputError, WidthMismatchError
 from crossgram.evaluation.maps import loaded_map
-from crossgram.evaluation.resampling import Interval, intervals
+from crossgram.evaluation.resampling import Interval, check_draws, intervals
 from crossgram.evaluation.scoring import as_wide, prepared
 from crossgram.evaluation.searching import Probes, Search, search
 from crossgram.evaluation.splits import Overlap, checked_overlap, split_notes
@@ -21,8 +21,8 @@ from crossgram.fingerprint import id_hashes
 from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids
 from crossgram.progress import Progress, ProgressCallback, ignore
-from crossgram.source import Source, SourceLike, masked_rows, open_source
-from crossgram.verification import allowed_false_accepts
+from crossgram.source import Source, SourceLike, open_source, usable_rows
+from crossgram.verification import allowed_false_accepts, tellable
 
 __all__ = ["Identification", "IdentificationReport", "OpenSetPoint", "identify"]
 
@@ -223,7 +223,10 @@ def identify(
     own = _twin("native", probe, native, enrolled.dim)
     again = _twin("reembedded", enrolled, reembedded, probe.dim)
     fitted = _checked_map(linear_map, probe, enrolled, called)
-    usable, in_gallery = _usable([probe, own]), _usable([enrolled, again])
+    usable, in_gallery = (
+        usable_rows([first, *([] if twin is None else [twin])])
+        for first, twin in ((probe, own), (enrolled, again))
+    )
     searched = np.flatnonzero(usable)
     shared = checked_overlap([probe], searched, fitted_on, allow_overlap)
     who, people = _people(probe, enrolled, searched)
@@ -232,13 +235,15 @@ def identify(
     nearest = max(1, min(nearest, int(in_gallery.sum()) - bool((itself >= 0).any())))
     rows = _rows(probe, searched)
     planned: list[tuple[str, NDArray[np.floating], Source]] = []
+    native_name = None if own is None else f"{called[1]} in {called[1]}"
+    truth = None if again is None else f"{called[0]} in {called[0]}"
     if own is not None:
-        planned.append((f"{called[1]} in {called[1]}", _rows(own, searched), enrolled))
+        planned.append((str(native_name), _rows(own, searched), enrolled))
     if fitted is not None:
         name = f"{called[0]} to {called[1]} in {called[1]}"
         planned.append((name, fitted.apply(rows), enrolled))
     if again is not None:
-        planned.append((f"{called[0]} in {called[0]}", rows, again))
+        planned.append((str(truth), rows, again))
     unmapped = f"{called[0]} {'' if fitted is None else 'unmapped '}in {called[1]}"
     planned.append((unmapped, as_wide(rows, enrolled.dim), enrolled))
     total, done = 2 * len(planned) * enrolled.rows, 0
@@ -260,18 +265,18 @@ def identify(
         )
     strangers = not mated.all()
     against = ~mated if strangers else np.ones(len(mated), bool)
-    rated = [far for far in dict.fromkeys(fpirs) if allowed_false_accepts(far, against.sum())]
+    rated = tellable(fpirs, int(against.sum()))
     measuring = _Measuring(who, against, tuple(ranks), tuple(rated), resamples, seed)
     reported = _reported(
         found,
         measuring,
-        native=planned[0][0] if own is not None else None,
-        truth=None if again is None else f"{called[0]} in {called[0]}",
+        native=native_name,
+        truth=truth,
         confidence=confidence,
     )
     return IdentificationReport(
         searches=tuple(reported),
-        native=planned[0][0] if own is not None else None,
+        native=native_name,
         probes=len(searched),
         gallery=int(in_gallery.sum()),
         mated=int(mated.sum()),
@@ -298,14 +303,12 @@ def _check(
     for name, numbers, least in (
         ("ranks", ranks, 1),
         ("nearest", [nearest], 1),
-        ("resamples", [resamples], 0),
     ):
         if min(numbers, default=least) < least:
             raise InputError(f"{name}: {min(numbers)} given, expected {least} or more")
     for far in fpirs:
         allowed_false_accepts(far, 1)
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence: {confidence} given, expected a share between 0 and 1")
+    check_draws(resamples, confidence)
 
 
 def _twin(name: str, first: Source, given: SourceLike | None, dim: int) -> Source | None:
@@ -334,12 +337,6 @@ def _checked_map(
             )
         return None
     return loaded_map(given, probe, gallery, f"{names[0]} to {names[1]}")
-
-
-def _usable(sources: Sequence[Source | None]) -> NDArray[np.bool_]:
-    there = [source for source in sources if source is not None]
-    masked = masked_rows(there, 0, there[0].rows)
-    return np.ones(there[0].rows, bool) if masked is None else ~masked
 
 
 def _rows(source: Source, wanted: NDArray[np.int64]) -> NDArray[np.floating]:
@@ -402,9 +399,10 @@ class _Measuring:
     def points(self, found: Search) -> list[OpenSetPoint]:
         """Return what is found at each false positive identification rate."""
         once = np.ones(len(self.who), np.int64)
+        others = self._others(found)
         points = []
         for fpir in self.fpirs:
-            threshold, rate = self._open_set(found, once, fpir)
+            threshold, rate = self._open_set(found, others, once, fpir)
             achieved = float(np.mean(found.other[self.against] > threshold))
             points.append(OpenSetPoint(fpir, threshold, rate, achieved))
         return points
@@ -423,24 +421,32 @@ class _Measuring:
         rng = np.random.default_rng(self.seed)
         people = int(self.who.max()) + 1
         drawn = np.empty((self.resamples, len(self.names)))
+        others = self._others(found)
         for figures in drawn:
             times = np.bincount(rng.integers(people, size=people), minlength=people)
             weights = times[self.who]
-            rates = [self._open_set(found, weights, fpir)[1] for fpir in self.fpirs]
+            rates = [self._open_set(found, others, weights, fpir)[1] for fpir in self.fpirs]
             figures[:] = [*self.closed_set(found, weights), *rates]
         return drawn
 
+    def _others(self, found: Search) -> NDArray[np.int64]:
+        """Return the non-mated searches, the one with the highest score first."""
+        searches = np.flatnonzero(self.against)
+        return searches[np.argsort(-found.other[searches], kind="stable")]
+
     def _open_set(
-        self, found: Search, weights: NDArray[np.int64], fpir: float
+        self,
+        found: Search,
+        others: NDArray[np.int64],
+        weights: NDArray[np.int64],
+        fpir: float,
     ) -> tuple[float, float]:
-        order = np.argsort(-found.other[self.against], kind="stable")
-        scores = found.other[self.against][order]
-        counted = np.cumsum(weights[self.against][order])
+        counted = np.cumsum(weights[others])
         mated = weights * (found.rank > 0)
         allowed = allowed_false_accepts(fpir, int(counted[-1]))
         if allowed < 1 or not mated.sum():
             return float("nan"), float("nan")
-        threshold = float(scores[np.searchsorted(counted, allowed, "right")])
+        threshold = float(found.other[others[np.searchsorted(counted, allowed, "right")]])
         hits = mated * ((found.rank == 1) & (found.mate > threshold))
         return threshold, float(hits.sum() / mated.sum())
 

@@ -18,9 +18,9 @@ from crossgram.plan import available_threads
 from crossgram.verification import (
     OperatingPoint,
     PairScores,
-    allowed_false_accepts,
     area_under_curve,
     equal_error_rate,
+    tellable,
     true_accepts_at,
 )
 
@@ -146,7 +146,7 @@ class Sorted:
         self.rows = np.unique(np.append(pairs.left, pairs.right))
         self.people = len(np.unique(pairs.subject[self.rows]))
         self.genuine, self.impostor = int(pairs.same.sum()), int((~pairs.same).sum())
-        self.fars = _tellable(fars, self.impostor)
+        self.fars = tellable(fars, self.impostor)
         self._pairs, self._is_listed = pairs, is_listed
         self._metric, self._tar = metric, tar
 
@@ -226,7 +226,7 @@ class Binned:
         self.impostor = len(self.rows) * (len(self.rows) - 1) // 2 - self.genuine
         if not self.genuine or not self.impostor:
             raise InputError("labels: no pairs of one person, or none of two")
-        self.fars = _tellable(fars, self.impostor)
+        self.fars = tellable(fars, self.impostor)
 
     def measure(
         self, comparison: Comparison, native: Measured | None, drawing: Drawing
@@ -270,7 +270,3 @@ def _lost(native: Verification, own: Verification) -> dict[str, float]:
 
 def _tar(far: float) -> str:
     return f"tar@{far:g}"
-
-
-def _tellable(fars: Sequence[float], impostors: int) -> list[float]:
-    return [far for far in dict.fromkeys(fars) if allowed_false_accepts(far, impostors)]

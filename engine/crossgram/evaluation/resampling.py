@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from crossgram.errors import InputError
 from crossgram.evaluation.pair_list import PairList
-from crossgram.verification import allowed_false_accepts
+from crossgram.verification import allowed_false_accepts, equal_error_of
 
-__all__ = ["Interval", "WeightedPairs", "drawn_figures", "intervals"]
+__all__ = ["Interval", "WeightedPairs", "check_draws", "drawn_figures", "intervals"]
 
 _LEAST_KNOWN = 0.9
 
@@ -28,6 +29,14 @@ class Interval:
 
     low: float
     high: float
+
+
+def check_draws(resamples: int, confidence: float) -> None:
+    """Refuse a number of draws, or a share of them, that makes no sense."""
+    if resamples < 0:
+        raise InputError(f"resamples: {resamples} given, expected 0 or more")
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence: {confidence} given, expected a share between 0 and 1")
 
 
 class WeightedPairs:
@@ -78,10 +87,7 @@ class WeightedPairs:
         accepted = np.append(0, np.searchsorted(self._impostor_scores, threshold, "right"))
         false = impostor[accepted] / impostor[-1]
         accepted = np.append(0, np.searchsorted(self._genuine_scores, threshold, "right"))
-        excess = false + genuine[accepted] / genuine[-1] - 1
-        after = int(np.argmax(excess >= 0))
-        share = -excess[after - 1] / (excess[after] - excess[after - 1])
-        return float(false[after - 1] + share * (false[after] - false[after - 1]))
+        return equal_error_of(false, genuine[accepted] / genuine[-1])
 
     def _true_accepts(
         self, genuine: NDArray[np.int64], impostor: NDArray[np.int64], far: float

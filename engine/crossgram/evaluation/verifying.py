@@ -22,12 +22,13 @@ from crossgram.evaluation.measuring import (
     Verification,
 )
 from crossgram.evaluation.pair_list import MOST_PAIRS, PairList, all_pairs, read_pairs
+from crossgram.evaluation.resampling import check_draws
 from crossgram.evaluation.scoring import METRICS, as_wide, prepared
 from crossgram.evaluation.splits import Overlap, checked_overlap, split_notes
 from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids
 from crossgram.progress import Progress, ProgressCallback, ignore
-from crossgram.source import Source, SourceLike, masked_rows
+from crossgram.source import Source, SourceLike, usable_rows
 from crossgram.verification import TAR_MODES, allowed_false_accepts
 
 __all__ = ["VerificationReport", "verify"]
@@ -57,7 +58,7 @@ class VerificationReport:
     confidence : float
         Of the intervals.
     overlap : Overlap or None
-        What the fit shares with the evaluation; None if it was not said what was fitted on.
+        What the fit chosen with the evaluation; None if it was not said what was fitted on.
     notes : tuple of str
         What to know before relying on the figures.
     """
@@ -169,39 +170,39 @@ def verify(
     sources, called = open_spaces(given, names)
     check_counts(sources)
     check_ids(sources, 0, sources[0].rows)
-    usable = _usable(sources)
-    shares = _shares(sources, pairs, usable, fars, metric, tar)
-    shared = checked_overlap(sources, shares.rows, fitted_on, allow_overlap)
+    usable = usable_rows(sources)
+    chosen = _chosen(sources, pairs, usable, fars, metric, tar)
+    shared = checked_overlap(sources, chosen.rows, fitted_on, allow_overlap)
     maps = [
         _map(one, ends)
         for one, ends in zip((linear_map, back), _ends(sources, called), strict=True)
     ]
     rows = [_rows(one, usable) for one in sources]
-    drawing = Drawing(0 if isinstance(shares, Binned) else resamples, confidence, seed)
+    drawing = Drawing(0 if isinstance(chosen, Binned) else resamples, confidence, seed)
     total = len(sources) + 2 * sum(one is not None for one in maps) + 2 * (len(sources) - 1)
     found: list[Verification] = []
     measured: dict[str, Measured] = {}
     for count, comparison in enumerate(_comparisons(called, rows, maps, metric), 1):
         native = None if comparison.native is None else measured[comparison.native]
-        for own in shares.measure(comparison, native, drawing):
+        for own in chosen.measure(comparison, native, drawing):
             found.append(own[0])
             measured.setdefault(comparison.name, own)
         progress(Progress("verify", count, total, 0))
     return VerificationReport(
         comparisons=tuple(found),
-        images=len(shares.rows),
+        images=len(chosen.rows),
         left_out=int((~usable).sum()) if pairs is None else 0,
-        people=shares.people,
-        genuine_pairs=shares.genuine,
-        impostor_pairs=shares.impostor,
+        people=chosen.people,
+        genuine_pairs=chosen.genuine,
+        impostor_pairs=chosen.impostor,
         metric=metric,
         tar=tar,
-        untold_fars=tuple(far for far in fars if far not in shares.fars),
+        untold_fars=tuple(far for far in fars if far not in chosen.fars),
         resamples=drawing.resamples,
         seed=seed,
         confidence=confidence,
         overlap=shared,
-        notes=tuple(_notes(shares, fars, shared, maps)),
+        notes=tuple(_notes(chosen, fars, shared, maps)),
     )
 
 
@@ -211,18 +212,10 @@ def _check(metric: str, fars: Sequence[float], tar: str, resamples: int, confide
             raise InputError(f"{name}: {value!r} given, expected one of {allowed}")
     for far in fars:
         allowed_false_accepts(far, 1)
-    if resamples < 0:
-        raise InputError(f"resamples: {resamples} given, expected 0 or more")
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence: {confidence} given, expected a share between 0 and 1")
+    check_draws(resamples, confidence)
 
 
-def _usable(sources: Sequence[Source]) -> NDArray[np.bool_]:
-    masked = masked_rows(sources, 0, sources[0].rows)
-    return np.ones(sources[0].rows, bool) if masked is None else ~masked
-
-
-def _shares(
+def _chosen(
     sources: Sequence[Source],
     pairs: str | Path | None,
     usable: NDArray[np.bool_],
@@ -320,19 +313,19 @@ def _comparisons(
 
 
 def _notes(
-    shares: Sorted | Binned,
+    chosen: Sorted | Binned,
     fars: Sequence[float],
     shared: Overlap | None,
     maps: Sequence[LinearMap | None],
 ) -> Iterator[str]:
-    if isinstance(shares, Binned):
+    if isinstance(chosen, Binned):
         yield "too many pairs to be drawn anew: without intervals, and the area to about 1e-5"
-    if len(shares.fars) < len(set(fars)):
+    if len(chosen.fars) < len(set(fars)):
         yield (
-            f"{shares.impostor:,} impostor pairs tell false accept rates down to "
-            f"{1 / shares.impostor:.2g}; lower ones were left out"
+            f"{chosen.impostor:,} impostor pairs tell false accept rates down to "
+            f"{1 / chosen.impostor:.2g}; lower ones were left out"
         )
-    few = [far for far in shares.fars if far * shares.impostor < _FEW_FALSE_ACCEPTS]
+    few = [far for far in chosen.fars if far * chosen.impostor < _FEW_FALSE_ACCEPTS]
     if few:
         yield (
             f"at {', '.join(f'{far:g}' for far in few)} the true accept rate hangs on fewer than "

@@ -278,11 +278,7 @@ def _begin(
 
     record = {
         "made_by": _made_by(),
-        # not how it was named: the digest of its weights tells it
-        "networks": {
-            network.name: {name: fact for name, fact in network.facts.items() if name != "model"}
-            for network in networks
-        },
+        "networks": {network.name: _facts_of(network) for network in networks},
         **asked.to_record(),
     }
     begun = prepare_folder(folder, collection, record, choose, restart=asked.restart)
@@ -319,8 +315,12 @@ def _begin(
 
 def _comparable(network: Network) -> dict[str, Any]:
     """Return what must be the same of a network wherever it is loaded."""
-    facts = {name: fact for name, fact in network.facts.items() if name != "model"}
-    return facts | {"dim": network.dim}
+    return _facts_of(network) | {"dim": network.dim}
+
+
+def _facts_of(network: Network) -> dict[str, Any]:
+    """Return what is known of a network, but for how it was named: its digest tells it."""
+    return {name: fact for name, fact in network.facts.items() if name != "model"}
 
 
 def _check_unchanged(job: Job, begun: Begun) -> None:
