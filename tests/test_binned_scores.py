@@ -50,11 +50,22 @@ def assert_same(found: BinnedScores, expected: PairScores) -> None:
     )
     area, error = found.area_under_curve()
     assert abs(area - area_under_curve(expected)) <= error + 1e-15
+    assert_on_curve(found, expected)
     # one rounding less or more in a share
     assert found.equal_error_rate() == pytest.approx(equal_error_rate(expected), abs=1e-15)
     for far in FARS:
         if far * len(expected.impostor) >= 1:
             assert found.true_accepts_at(far) == true_accepts_at(far, expected)
+
+
+def assert_on_curve(found: BinnedScores, expected: PairScores) -> None:
+    roc = found.roc_curve()
+    for k in range(0, len(roc.threshold), 4001):
+        for rate, scores in (
+            (roc.false_accept[k], expected.impostor),
+            (roc.true_accept[k], expected.genuine),
+        ):
+            assert rate == np.mean(scores >= roc.threshold[k])
 
 
 @pytest.mark.parametrize("ordered", [False, True])

@@ -19,6 +19,7 @@ from crossgram.verification import (
     equal_error_rate,
     pair_scores,
     roc_curve,
+    thinned,
     true_accepts_at,
 )
 
@@ -66,6 +67,23 @@ class TestRocCurve:
         np.testing.assert_array_equal(roc.threshold, threshold)
         np.testing.assert_array_equal(roc.false_accept, false_accept)
         np.testing.assert_array_equal(roc.true_accept, true_accept)
+
+
+class TestThinned:
+    @given(scores_with_ties)
+    def test_no_point_left_out_is_better_at_a_rate_of_the_grid(self, scores: PairScores) -> None:
+        roc = roc_curve(scores)
+        few = thinned(roc, per_decade=5)
+        points = list(zip(few.threshold, few.false_accept, few.true_accept, strict=True))
+        assert points[-1][1:] == (1.0, 1.0)
+        whole = zip(roc.threshold, roc.false_accept, roc.true_accept, strict=True)
+        assert set(points) <= set(whole)
+        for power in range(40):
+            rate = float(f"{10 ** (-power / 5):.12g}")
+            if rate >= roc.false_accept[roc.false_accept > 0].min():
+                kept = roc.false_accept <= rate
+                best = few.true_accept[few.false_accept <= rate].max()
+                assert best == roc.true_accept[kept].max()
 
 
 class TestEqualErrorRate:

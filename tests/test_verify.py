@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 import crossgram as cg
 from crossgram.evaluation import Verification
+from crossgram.evaluation.verifying import verify_spaces
 from crossgram.spaces import Space
 
 PEOPLE, IMAGES = 12, 5
@@ -320,3 +321,39 @@ def test_progress_counts_comparisons(pair: tuple[cg.EmbeddingStore, ...]) -> Non
     seen: list[cg.Progress] = []
     cg.verify(*pair, resamples=0, progress=seen.append)
     assert [(one.rows, one.total_rows) for one in seen] == [(k, 4) for k in range(1, 5)]
+
+
+class TestSpaces:
+    def test_every_pair_of_spaces_is_as_if_alone(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(5)
+        names = ["a", "b", "c"]
+        rows = [embeddings(0, noise) @ rng.normal(size=(6, 6)) for noise in (0.3, 0.5, 0.9)]
+        stores = [store(tmp_path / f"{n}.zarr", own) for n, own in zip(names, rows, strict=True)]
+        maps = {(i, j): cg.fit(stores[i], stores[j]) for i, j in ((0, 1), (1, 0), (2, 0), (1, 2))}
+        together = verify_spaces(stores, maps, resamples=5)
+        for i, j in ((0, 1), (0, 2), (1, 2)):
+            apart = cg.verify(
+                stores[i],
+                stores[j],
+                linear_map=maps.get((i, j)),
+                back=maps.get((j, i)),
+                resamples=5,
+            )
+            ends = {names[i], names[j]}
+            own = [one for one in together.comparisons if {one.source, one.target} <= ends]
+            assert own == list(apart.comparisons)
+        assert [one.kind for one in together.comparisons[:3]] == ["native"] * 3
+        # 3 native; 4 maps against the target's own and themselves; 6 without a map
+        assert len(together.comparisons) == 3 + 2 * 4 + 6
+
+
+def test_the_points_of_a_report_are_on_the_roc_curve(tmp_path: Path) -> None:
+    rows = embeddings()
+    (own,) = cg.verify(store(tmp_path / "a.zarr", rows), resamples=0).comparisons
+    roc = cg.roc_curve(cg.pair_scores(LABELS, rows))
+    on_curve = set(zip(roc.false_accept.tolist(), roc.true_accept.tolist(), strict=True))
+    assert {(point.false_accept, point.true_accept) for point in own.roc} <= on_curve
+    assert own.roc[-1].false_accept == own.roc[-1].true_accept == 1.0
+    for point in own.operating_points:
+        best = max(p.true_accept for p in own.roc if p.false_accept <= point.far)
+        assert best == point.true_accept_rate

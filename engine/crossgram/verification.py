@@ -29,6 +29,7 @@ __all__ = [
     "pair_scores",
     "roc_curve",
     "tellable",
+    "thinned",
     "true_accepts_at",
 ]
 
@@ -172,6 +173,30 @@ def roc_curve(scores: PairScores) -> Roc:
         _reaching(scores.impostor, threshold),
         _reaching(scores.genuine, threshold),
     )
+
+
+def thinned(roc: Roc, per_decade: int = 20) -> Roc:
+    """Return some of the points of an ROC curve, evenly on a logarithmic axis of false accepts.
+
+    Parameters
+    ----------
+    roc : Roc
+        By falling threshold.
+    per_decade : int
+        Points per factor of ten of the false accept rate.
+
+    Returns
+    -------
+    Roc
+        Of each false accept rate of a grid, which ends at 1, the last point that keeps it.
+    """
+    least = roc.false_accept[np.argmax(roc.false_accept > 0)]
+    decades = -math.log10(least)
+    grid = 10.0 ** -(np.arange(math.ceil(decades * per_decade), -1, -1) / per_decade)
+    # a rate that stands on the grid may be rounded to either side of it
+    grid *= 1 + 4 * np.finfo(np.float64).eps
+    last = np.unique(np.searchsorted(roc.false_accept, grid, "right") - 1)
+    return Roc(roc.threshold[last], roc.false_accept[last], roc.true_accept[last])
 
 
 def equal_error_rate(scores: PairScores) -> float:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from crossgram.blas_threads import one_blas_thread
 from crossgram.errors import InputError, RunError
-from crossgram.verification import OperatingPoint, allowed_false_accepts, equal_error_of
+from crossgram.verification import OperatingPoint, Roc, allowed_false_accepts, equal_error_of
 
 __all__ = ["BinnedScores", "score_all_pairs"]
 
@@ -58,6 +58,15 @@ class BinnedScores:
         )
         together = sum(int(g) * int(i) for g, i in zip(self.genuine, self.impostor, strict=True))
         return right / (2 * total), together / (2 * total)
+
+    def roc_curve(self) -> Roc:
+        """Return the points of the ROC curve at the borders of bins, which are exact."""
+        border = (np.arange(_BINS, -1, -1) - _HALF) / _HALF
+        rates = [
+            np.append(0, np.cumsum(counts[::-1])) / counts.sum()
+            for counts in (self.impostor, self.genuine)
+        ]
+        return Roc(border, *rates)
 
     def true_accepts_at(self, far: float) -> OperatingPoint:
         """Return what `verification.true_accepts_at` does, of all scores."""

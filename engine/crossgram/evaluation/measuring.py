@@ -18,15 +18,45 @@ from crossgram.plan import available_threads
 from crossgram.verification import (
     OperatingPoint,
     PairScores,
+    Roc,
     area_under_curve,
-    equal_error_rate,
+    equal_error_of,
+    roc_curve,
     tellable,
+    thinned,
     true_accepts_at,
 )
 
-__all__ = ["Binned", "Comparison", "Drawing", "Measured", "Sorted", "Verification"]
+__all__ = [
+    "KINDS",
+    "Binned",
+    "Comparison",
+    "CurvePoint",
+    "Drawing",
+    "Measured",
+    "Sorted",
+    "Verification",
+]
+
+KINDS = ("native", "mapped", "mapped, with itself", "unmapped")
+"""Of comparisons: within a space; a source's images mapped to a target, against the target's own;
+against others mapped; and cut or filled up with zeros, against the target's own."""
 
 _AREA, _ERROR = "area_under_curve", "equal_error_rate"
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A point of an ROC curve.
+
+    Attributes
+    ----------
+    false_accept, true_accept : float
+        Shares of the impostor and of the genuine pairs accepted.
+    """
+
+    false_accept: float
+    true_accept: float
 
 
 @dataclass(frozen=True)
@@ -37,6 +67,10 @@ class Verification:
     ----------
     comparison : str
         Probe space, or map, and reference space.
+    kind : str
+        One of `KINDS`.
+    source, target : str
+        Where the probes are from, and the space that pairs are compared in.
     probe : {"both", "left", "right"}
         Which image of a listed pair is the probe; "both" where that makes no difference, or every
         pair is scored both ways.
@@ -51,6 +85,8 @@ class Verification:
     intervals : mapping of str to Interval or None
         Of "area_under_curve", "equal_error_rate" and "tar@FAR"; empty without resamples. Those of
         true accept rates are by the conservative reading.
+    roc : tuple of CurvePoint
+        Of the ROC curve, twenty per factor of ten of the false accept rate.
     loss : mapping of str to float
         What is lost against `native`, in points (hundredths), also of "accuracy"; negative where
         something is won.
@@ -61,6 +97,9 @@ class Verification:
     """
 
     comparison: str
+    kind: str
+    source: str
+    target: str
     probe: str
     native: str | None
     area_under_curve: float
@@ -68,6 +107,7 @@ class Verification:
     accuracy: FoldedAccuracy | None
     operating_points: tuple[OperatingPoint, ...]
     intervals: dict[str, Interval | None]
+    roc: tuple[CurvePoint, ...]
     loss: dict[str, float] = field(default_factory=dict)
     loss_intervals: dict[str, Interval | None] = field(default_factory=dict)
     area_error: float = 0.0
@@ -90,8 +130,8 @@ class Comparison:
 
     Attributes
     ----------
-    name : str
-        Of the spaces.
+    name, kind, source, target : str
+        As `Verification` has them.
     probes, references : ndarray, shapes (n, d), float64
         As the metric takes them; the same object within a space.
     native : str or None
@@ -99,6 +139,9 @@ class Comparison:
     """
 
     name: str
+    kind: str
+    source: str
+    target: str
     probes: NDArray[np.float64]
     references: NDArray[np.float64]
     native: str | None
@@ -158,20 +201,25 @@ class Sorted:
         for probe in ("left", "right") if across and self._is_listed else ("both",):
             scores, pairs = self._scores(comparison, probe)
             kinds = PairScores(scores[pairs.same], scores[~pairs.same])
+            roc = roc_curve(kinds)
             draws = drawn_figures(
                 scores, pairs, self.fars, resamples=drawing.resamples, seed=drawing.seed
             )
             own = Verification(
                 comparison=comparison.name,
+                kind=comparison.kind,
+                source=comparison.source,
+                target=comparison.target,
                 probe=probe,
                 native=comparison.native,
                 area_under_curve=area_under_curve(kinds),
-                equal_error_rate=equal_error_rate(kinds),
+                equal_error_rate=equal_error_of(roc.false_accept, roc.true_accept),
                 accuracy=None
                 if pairs.fold is None
                 else folded_accuracy(scores, pairs.same, pairs.fold),
                 operating_points=tuple(true_accepts_at(far, kinds, self._tar) for far in self.fars),
                 intervals=self._named(draws, drawing),
+                roc=_points(roc),
             )
             if native is not None:
                 before, then = native
@@ -246,6 +294,9 @@ class Binned:
         area, error = scores.area_under_curve()
         own = Verification(
             comparison=comparison.name,
+            kind=comparison.kind,
+            source=comparison.source,
+            target=comparison.target,
             probe="both",
             native=comparison.native,
             area_under_curve=area,
@@ -253,11 +304,18 @@ class Binned:
             accuracy=None,
             operating_points=tuple(map(scores.true_accepts_at, self.fars)),
             intervals={},
+            roc=_points(scores.roc_curve()),
             area_error=error,
         )
         if native is not None:
             own = replace(own, loss=_lost(native[0], own))
         yield own, np.empty((0, 0))
+
+
+def _points(roc: Roc) -> tuple[CurvePoint, ...]:
+    few = thinned(roc)
+    rates = zip(few.false_accept.tolist(), few.true_accept.tolist(), strict=True)
+    return tuple(CurvePoint(*both) for both in rates)
 
 
 def _lost(native: Verification, own: Verification) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,46 +49,68 @@ class WeightedPairs:
         Of all pairs.
     same : ndarray of bool, shape (m,)
         Which are genuine.
+
+    Attributes
+    ----------
+    genuine, impostor : ndarray of int
+        Pairs of each kind, the one of the highest score first.
     """
 
     def __init__(self, scores: NDArray[np.float64], same: NDArray[np.bool_]) -> None:
         genuine, impostor = np.flatnonzero(same), np.flatnonzero(~same)
-        # the highest first
-        self._genuine = genuine[np.argsort(-scores[genuine], kind="stable")]
-        self._impostor = impostor[np.argsort(-scores[impostor], kind="stable")]
-        self._genuine_scores = -scores[self._genuine]
-        self._impostor_scores = -scores[self._impostor]
+        self.genuine = genuine[np.argsort(-scores[genuine], kind="stable")]
+        self.impostor = impostor[np.argsort(-scores[impostor], kind="stable")]
+        own, other = -scores[self.genuine], -scores[self.impostor]
+        self._genuine_scores, self._impostor_scores = own, other
+        # how many impostors are above each genuine pair, and how many reach it
+        self._above = np.searchsorted(other, own, "left")
+        self._reaching = np.searchsorted(other, own, "right")
+        self._thresholds = np.unique(np.concatenate([own, other]))
 
-    def figures(self, weights: NDArray[np.int64], fars: Sequence[float]) -> list[float]:
+    def figures(
+        self, genuine: NDArray[np.int64], impostor: NDArray[np.int64], fars: Sequence[float]
+    ) -> list[float]:
         """Return the area under the curve, the equal error rate, and true accept rates at FARs.
 
-        Each pair counts as often as its weight says; NaN where too few do for a figure.
+        Parameters
+        ----------
+        genuine, impostor : ndarray of int
+            How often each pair counts, in the order of the attributes of these names.
+        fars : sequence of float
+            False accept rates.
+
+        Returns
+        -------
+        list of float
+            NaN where too few pairs count for a figure.
         """
-        genuine = np.cumsum(np.append(0, weights[self._genuine]))
-        impostor = np.cumsum(np.append(0, weights[self._impostor]))
-        if not genuine[-1] or not impostor[-1]:
+        true, false = (np.append(0, np.cumsum(counts)) for counts in (genuine, impostor))
+        if not true[-1] or not false[-1]:
             return [np.nan] * (2 + len(fars))
         return [
-            self._area(genuine, impostor, weights),
-            self._equal_error(genuine, impostor),
-            *(self._true_accepts(genuine, impostor, far) for far in fars),
+            self._area(genuine, false),
+            self._equal_error(true, false),
+            *(self._true_accepts(true, false, far) for far in fars),
         ]
 
-    def _area(
-        self, genuine: NDArray[np.int64], impostor: NDArray[np.int64], weights: NDArray[np.int64]
-    ) -> float:
-        above = np.searchsorted(self._impostor_scores, self._genuine_scores, "left")
-        reaching = np.searchsorted(self._impostor_scores, self._genuine_scores, "right")
-        lower = 2 * impostor[-1] - impostor[above] - impostor[reaching]
-        total = int((weights[self._genuine] * lower).sum(dtype=np.int64))
-        return total / (2 * int(genuine[-1]) * int(impostor[-1]))
+    def _area(self, weights: NDArray[np.int64], impostor: NDArray[np.int64]) -> float:
+        lower = 2 * impostor[-1] - impostor[self._above] - impostor[self._reaching]
+        total = int((weights * lower).sum(dtype=np.int64))
+        return total / (2 * int(weights.sum()) * int(impostor[-1]))
 
     def _equal_error(self, genuine: NDArray[np.int64], impostor: NDArray[np.int64]) -> float:
-        threshold = np.unique(np.concatenate([self._genuine_scores, self._impostor_scores]))
-        accepted = np.append(0, np.searchsorted(self._impostor_scores, threshold, "right"))
-        false = impostor[accepted] / impostor[-1]
-        accepted = np.append(0, np.searchsorted(self._genuine_scores, threshold, "right"))
-        return equal_error_of(false, genuine[accepted] / genuine[-1])
+        def rates(accepting: int) -> tuple[float, float]:
+            """Return both rates if so many of the thresholds are reached."""
+            if not accepting:
+                return 0.0, 0.0
+            lowest = self._thresholds[accepting - 1]
+            false = impostor[np.searchsorted(self._impostor_scores, lowest, "right")]
+            true = genuine[np.searchsorted(self._genuine_scores, lowest, "right")]
+            return float(false / impostor[-1]), float(true / genuine[-1])
+
+        after = bisect_left(range(len(self._thresholds)), 0.0, key=lambda k: sum(rates(k)) - 1.0)
+        false, true = zip(rates(after - 1), rates(after), strict=True)
+        return equal_error_of(np.array(false), np.array(true))
 
     def _true_accepts(
         self, genuine: NDArray[np.int64], impostor: NDArray[np.int64], far: float
@@ -141,12 +164,13 @@ def drawn_figures(
     )
     left, right = np.split(position, 2)
     sorted_pairs = WeightedPairs(scores, pairs.same)
+    person = left[sorted_pairs.genuine]
+    ends = left[sorted_pairs.impostor], right[sorted_pairs.impostor]
     rng = np.random.default_rng(seed)
     drawn = np.empty((resamples, 2 + len(fars)))
     for figures in drawn:
         times = np.bincount(rng.integers(len(used), size=len(used)), minlength=len(used))
-        weights = np.where(pairs.same, times[left], times[left] * times[right])
-        figures[:] = sorted_pairs.figures(weights, fars)
+        figures[:] = sorted_pairs.figures(times[person], times[ends[0]] * times[ends[1]], fars)
     return drawn
 
 

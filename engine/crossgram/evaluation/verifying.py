@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from crossgram.accumulation import open_spaces
 from crossgram.errors import InputError
 from crossgram.evaluation.maps import loaded_map
 from crossgram.evaluation.measuring import (
+    KINDS,
     Binned,
     Comparison,
     Drawing,
@@ -31,7 +32,7 @@ from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.source import Source, SourceLike, usable_rows
 from crossgram.verification import TAR_MODES, allowed_false_accepts
 
-__all__ = ["VerificationReport", "verify"]
+__all__ = ["VerificationReport", "verify", "verify_spaces"]
 
 _FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 _FEW_FALSE_ACCEPTS = 10
@@ -163,31 +164,87 @@ def verify(
     NonFiniteError
         If an embedding that is compared is zero or not finite.
     """
-    _check(metric, fars, tar, resamples, confidence)
     given = [source] if target is None else [source, target]
     if target is None and (linear_map is not None or back is not None):
         raise InputError("target: none given, but a map to it; give the store of its space")
-    sources, called = open_spaces(given, names)
+    maps = {(0, 1): linear_map, (1, 0): back}
+    return verify_spaces(
+        given,
+        {ends: one for ends, one in maps.items() if one is not None},
+        pairs=pairs,
+        names=names,
+        metric=metric,
+        fars=fars,
+        tar=tar,
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
+        fitted_on=fitted_on,
+        allow_overlap=allow_overlap,
+        progress=progress,
+    )
+
+
+def verify_spaces(
+    spaces: Sequence[SourceLike],
+    maps: Mapping[tuple[int, int], LinearMap | str | Path],
+    *,
+    pairs: str | Path | None = None,
+    names: Sequence[str] | None = None,
+    metric: str = "cosine",
+    fars: Sequence[float] = _FARS,
+    tar: str = "conservative",
+    resamples: int = 200,
+    confidence: float = 0.95,
+    seed: int = 0,
+    fitted_on: Sequence[SourceLike] = (),
+    allow_overlap: bool = False,
+    progress: ProgressCallback = ignore,
+) -> VerificationReport:
+    """Do what `verify` does, within and across any number of spaces.
+
+    Parameters
+    ----------
+    spaces : sequence of source-like, shapes (n, d)
+        Embeddings of the same images, in the same order, each by another network; those of two
+        are in memory at a time.
+    maps : mapping of (int, int) to LinearMap or path
+        By the positions of source and target.
+    pairs, names, metric, fars, tar, resamples, confidence, seed, fitted_on, allow_overlap, progress
+        As for `verify`, which says what is raised, too.
+    """
+    _check(metric, fars, tar, resamples, confidence)
+    sources, called = open_spaces(spaces, names)
     check_counts(sources)
     check_ids(sources, 0, sources[0].rows)
     usable = usable_rows(sources)
     chosen = _chosen(sources, pairs, usable, fars, metric, tar)
     shared = checked_overlap(sources, chosen.rows, fitted_on, allow_overlap)
-    maps = [
-        _map(one, ends)
-        for one, ends in zip((linear_map, back), _ends(sources, called), strict=True)
-    ]
-    rows = [_rows(one, usable) for one in sources]
+    loaded = {
+        (i, j): loaded_map(one, sources[i], sources[j], f"{called[i]} to {called[j]}")
+        for (i, j), one in maps.items()
+    }
+    met = _Meeting(sources, called, loaded, usable, metric)
     drawing = Drawing(0 if isinstance(chosen, Binned) else resamples, confidence, seed)
-    total = len(sources) + 2 * sum(one is not None for one in maps) + 2 * (len(sources) - 1)
+    total = len(sources) ** 2 + 2 * len(loaded)
     found: list[Verification] = []
-    measured: dict[str, Measured] = {}
-    for count, comparison in enumerate(_comparisons(called, rows, maps, metric), 1):
-        native = None if comparison.native is None else measured[comparison.native]
-        for own in chosen.measure(comparison, native, drawing):
-            found.append(own[0])
-            measured.setdefault(comparison.name, own)
-        progress(Progress("verify", count, total, 0))
+    count = 0
+    for target in range(len(sources)):
+        native: Measured | None = None
+        for comparison in met.at(target):
+            for own in chosen.measure(comparison, native, drawing):
+                found.append(own[0])
+                native = native or own
+            count += 1
+            progress(Progress("verify", count, total, 0))
+    # by kind, then as the spaces are given
+    found.sort(
+        key=lambda own: (
+            KINDS.index(own.kind.partition(",")[0]),
+            called.index(own.source),
+            called.index(own.target),
+        )
+    )
     return VerificationReport(
         comparisons=tuple(found),
         images=len(chosen.rows),
@@ -202,7 +259,7 @@ def verify(
         seed=seed,
         confidence=confidence,
         overlap=shared,
-        notes=tuple(_notes(chosen, fars, shared, maps)),
+        notes=tuple(_notes(chosen, fars, shared, bool(loaded))),
     )
 
 
@@ -262,61 +319,63 @@ def _listed(sources: Sequence[Source], pairs: str | Path, usable: NDArray[np.boo
     return read
 
 
-def _rows(source: Source, usable: NDArray[np.bool_]) -> NDArray[np.floating]:
-    rows = np.empty((source.rows, source.dim), source.dtype)
-    source.read(0, rows)
-    # in no pair, and NaN
-    rows[~usable] = 1
-    return rows
+@dataclass(frozen=True)
+class _Meeting:
+    """Which embeddings are compared, target by target."""
 
+    sources: Sequence[Source]
+    names: Sequence[str]
+    maps: Mapping[tuple[int, int], LinearMap]
+    usable: NDArray[np.bool_]
+    metric: str
 
-_Ends = tuple[Source, Source, str]
+    def at(self, target: int) -> Iterator[Comparison]:
+        """Yield the comparisons in one space, the native one first."""
+        name = self.names[target]
+        native = f"{name} with {name}"
+        own = self._prepared(self._rows(target), name)
+        yield Comparison(native, "native", name, name, own, own, None)
+        for source, other in enumerate(self.names):
+            if source == target:
+                continue
+            rows = self._rows(source)
+            fitted = self.maps.get((source, target))
+            if fitted is not None:
+                called = f"{other} to {name}"
+                mapped = self._prepared(fitted.apply(rows), called)
+                yield Comparison(
+                    f"{called} with {name}", "mapped", other, name, mapped, own, native
+                )
+                yield Comparison(
+                    f"{called} with itself",
+                    "mapped, with itself",
+                    other,
+                    name,
+                    mapped,
+                    mapped,
+                    native,
+                )
+            called = f"{other} unmapped with {name}"
+            cut = self._prepared(as_wide(rows, own.shape[1]), called)
+            yield Comparison(called, "unmapped", other, name, cut, own, native)
 
+    def _rows(self, position: int) -> NDArray[np.floating]:
+        source = self.sources[position]
+        rows = np.empty((source.rows, source.dim), source.dtype)
+        source.read(0, rows)
+        # in no pair, and NaN
+        rows[~self.usable] = 1
+        return rows
 
-def _ends(sources: Sequence[Source], names: Sequence[str]) -> list[_Ends | None]:
-    if len(sources) == 1:
-        return [None, None]
-    (a, b), (one, other) = sources, names
-    return [(a, b, f"{one} to {other}"), (b, a, f"{other} to {one}")]
-
-
-def _map(given: LinearMap | str | Path | None, ends: _Ends | None) -> LinearMap | None:
-    if given is None or ends is None:
-        return None
-    source, target, name = ends
-    return loaded_map(given, source, target, name)
-
-
-def _comparisons(
-    names: Sequence[str],
-    rows: Sequence[NDArray[np.floating]],
-    maps: Sequence[LinearMap | None],
-    metric: str,
-) -> Iterator[Comparison]:
-    own = [prepared(one, metric, name) for one, name in zip(rows, names, strict=True)]
-    native = [f"{name} with {name}" for name in names]
-    for one, name in zip(own, native, strict=True):
-        yield Comparison(name, one, one, None)
-    if len(rows) == 1:
-        return
-    for k, fitted in enumerate(maps):
-        if fitted is None:
-            continue
-        name = f"{names[k]} to {names[1 - k]}"
-        mapped = prepared(fitted.apply(rows[k]), metric, name)
-        yield Comparison(f"{name} with {names[1 - k]}", mapped, own[1 - k], native[1 - k])
-        yield Comparison(f"{name} with itself", mapped, mapped, native[1 - k])
-    for k in range(2):
-        cut = as_wide(rows[k], rows[1 - k].shape[1])
-        name = f"{names[k]} unmapped with {names[1 - k]}"
-        yield Comparison(name, prepared(cut, metric, name), own[1 - k], native[1 - k])
+    def _prepared(self, rows: NDArray[np.floating], name: str) -> NDArray[np.float64]:
+        return prepared(rows, self.metric, name)
 
 
 def _notes(
     chosen: Sorted | Binned,
     fars: Sequence[float],
     shared: Overlap | None,
-    maps: Sequence[LinearMap | None],
+    mapped: bool,
 ) -> Iterator[str]:
     if isinstance(chosen, Binned):
         yield "too many pairs to be drawn anew: without intervals, and the area to about 1e-5"
@@ -331,5 +390,5 @@ def _notes(
             f"at {', '.join(f'{far:g}' for far in few)} the true accept rate hangs on fewer than "
             f"{_FEW_FALSE_ACCEPTS} false accepts"
         )
-    if any(one is not None for one in maps):
+    if mapped:
         yield from split_notes(shared)
