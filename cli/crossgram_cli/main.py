@@ -31,6 +31,8 @@ _COMMANDS = (
     "curve",
     "apply",
     "evaluate",
+    "atlas",
+    "report",
 )
 _FAILED, _WRONG_INPUT = 1, 2
 

@@ -18,6 +18,7 @@ __all__ = [
     "ridge_option",
     "row_options",
     "solve_options",
+    "unweighted_row_options",
     "with_options",
 ]
 
@@ -134,13 +135,17 @@ def pass_options(command: _Command) -> _Command:
 
 def row_options(command: _Command) -> _Command:
     """Add `pass_options` but those that say which folds rows fall into."""
+    return unweighted_row_options(_READING["weights"](command))
+
+
+def unweighted_row_options(command: _Command) -> _Command:
+    """Add `row_options` but the weights."""
     return with_options(
         command,
         [
             click.option(
                 "--normalize", is_flag=True, help="Divide every row by its Euclidean length."
             ),
-            _READING["weights"],
             _READING["join"],
             _READING["on-nonfinite"],
             click.option(

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crossgram.accumulation import accumulate as accumulate
+    from crossgram.atlases import Atlas as Atlas
+    from crossgram.atlases import atlas as atlas
+    from crossgram.atlases import load_atlas as load_atlas
     from crossgram.certificate import Certificate as Certificate
     from crossgram.comparison import Comparison as Comparison
     from crossgram.comparison import compare as compare
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from crossgram.plan import Plan as Plan
     from crossgram.progress import Progress as Progress
     from crossgram.reduced_rank import rank_curve as rank_curve
+    from crossgram.reporting import write_report as write_report
     from crossgram.revision import Revision as Revision
     from crossgram.revision import add_rows as add_rows
     from crossgram.revision import merge_moments as merge_moments
@@ -77,6 +81,9 @@ __version__ = "0.1.0"
 
 _HOME = {
     "accumulate": "accumulation",
+    "Atlas": "atlases",
+    "atlas": "atlases",
+    "load_atlas": "atlases",
     "Certificate": "certificate",
     "Comparison": "comparison",
     "compare": "comparison",
@@ -122,6 +129,7 @@ _HOME = {
     "Plan": "plan",
     "Progress": "progress",
     "rank_curve": "reduced_rank",
+    "write_report": "reporting",
     "RidgePath": "ridge",
     "ridge_path": "ridge",
     "Revision": "revision",

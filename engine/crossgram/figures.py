@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import io
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,20 @@ from typing import Any
 from crossgram.errors import InputError
 from crossgram.output import check_output, whole_file
 
-__all__ = ["check_figure", "figure_file"]
+__all__ = ["INK", "LINES", "SHADE", "check_figure", "check_matplotlib", "figure_file", "inline_svg"]
 
 _FORMATS = ("svg", "png", "pdf")
+
+INK, SHADE = "#010203", "#040506"
+"""What a page draws in the colour of its text, and in a pale one, dark or light as it is."""
+
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+"""Colours of Okabe and Ito, "Color Universal Design", which colour-blind people tell apart; a page
+may have others for a dark background."""
+
+_IN_CSS = {INK: "currentColor", SHADE: "var(--shade)"} | {
+    colour: f"var(--line-{k})" for k, colour in enumerate(LINES)
+}
 
 
 def check_figure(path: Path, *, overwrite: bool) -> None:
@@ -25,11 +38,59 @@ def check_figure(path: Path, *, overwrite: bool) -> None:
         If matplotlib is missing, the ending is unknown, or `path` is there and not to be
         overwritten.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError(f"{path}: plots need matplotlib; pip install 'crossgram[report]'")
+    check_matplotlib(str(path))
     if _format(path) not in _FORMATS:
         raise InputError(f"{path}: ends in {path.suffix!r}, expected .svg, .png or .pdf")
     check_output(path, overwrite=overwrite)
+
+
+def check_matplotlib(wanted: str) -> None:
+    """Refuse to draw where matplotlib is missing."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError(f"{wanted}: plots need matplotlib; pip install 'crossgram[report]'")
+
+
+def inline_svg(name: str, size: tuple[float, float], draw: Callable[[Any], None]) -> str:
+    """Return a figure as an SVG element for an HTML page, in the page's colours.
+
+    Parameters
+    ----------
+    name : str
+        Of letters, digits and hyphens, before the ids of its parts, so that a page may have many.
+    size : (float, float)
+        Width and height in inches.
+    draw : callable
+        Draws on an empty figure of matplotlib; `INK`, `SHADE` and `LINES` are the page's colours.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    settings: Any = {
+        "svg.hashsalt": name,
+        "svg.fonttype": "none",
+        "font.size": 9,
+        "axes.linewidth": 0.6,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.color": SHADE,
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+        **dict.fromkeys(
+            ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
+        ),
+    }
+    with mpl.rc_context(settings):
+        figure = Figure(figsize=size, layout="constrained")
+        figure.patch.set_visible(False)
+        draw(figure)
+        for panel in figure.axes:
+            panel.patch.set_visible(False)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg ") :]
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", svg)
+    return re.sub("|".join(_IN_CSS), lambda found: _IN_CSS[found.group()], svg)
 
 
 @contextmanager

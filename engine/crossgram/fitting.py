@@ -29,6 +29,7 @@ __all__ = [
     "FitReport",
     "fit",
     "fit_with_report",
+    "method_of",
     "plan_fit",
     "settle",
     "solve",
@@ -193,7 +194,7 @@ def fit_with_report(
 
     With `record`, the moments of the report have a history, as those of `accumulate` do.
     """
-    chosen = _method(method, intercept, ridge, rank, scale)
+    chosen = method_of(method, intercept, ridge, rank, scale)
     check_digits(digits)
     memory = PeakMemory()
     started = time.perf_counter()
@@ -293,7 +294,7 @@ def solve_with_path(
     scale: bool = False,
 ) -> tuple[LinearMap, RidgePath | None]:
     """Solve as `solve` does, and return the scores that an "auto" ridge was chosen by too."""
-    chosen = _method(method, intercept, ridge, rank, scale)
+    chosen = method_of(method, intercept, ridge, rank, scale)
     return _solve(moments, source, target, chosen, automatic=ridge == _AUTO)
 
 
@@ -391,9 +392,16 @@ def _fold_notes(
     return notes
 
 
-def _method(
+def method_of(
     name: str, intercept: bool, ridge: float | str, rank: int | None, scale: bool
 ) -> Method:
+    """Return how a map is solved by what a caller of `fit` gives; a ridge of 0 for "auto".
+
+    Raises
+    ------
+    InputError
+        As `fit` does.
+    """
     if isinstance(ridge, str):
         if ridge != _AUTO:
             raise InputError(f"ridge: {ridge!r} given, expected 'auto' or a number of at least 0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 from crossgram.comparison import MEASURES, Comparison
 from crossgram.figures import figure_file
 
-__all__ = ["write_heat_maps"]
+__all__ = ["DISTANCES", "draw_cells", "limits_of", "write_heat_maps"]
+
+DISTANCES = ("procrustes",)
+"""Measures that are small where spaces are alike."""
 
 _ORDERED = ("r2", "cycle_r2", "pwcca")
 _COLUMNS = 4
@@ -47,23 +51,68 @@ def write_heat_maps(comparison: Comparison, path: str | Path, *, overwrite: bool
     with figure_file(Path(path), (columns * side, rows * side), overwrite=overwrite) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for panel, (measure, values) in zip(panels, known.items(), strict=False):
-            _draw(panel, measure, values, names)
+            draw_cells(
+                panel,
+                values,
+                names,
+                "{:.2f}".format,
+                limits=limits_of(measure),
+                is_distance=measure in DISTANCES,
+            )
+            panel.set_title(MEASURES[measure])
+            if measure in _ORDERED:
+                panel.set_xlabel("target")
+                panel.set_ylabel("source")
         for panel in panels[len(known) :]:
             panel.set_axis_off()
 
 
-def _draw(panel: Any, measure: str, values: NDArray[np.float64], names: list[str]) -> None:
-    is_distance = measure == "procrustes"
-    top = 2.0 if is_distance else 1.0
-    panel.imshow(values, cmap="cividis_r" if is_distance else "cividis", vmin=0, vmax=top)
-    ticks = range(len(names))
-    panel.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor")
-    panel.set_yticks(ticks, names)
-    panel.set_title(MEASURES[measure])
-    if measure in _ORDERED:
-        panel.set_xlabel("target")
-        panel.set_ylabel("source")
+def limits_of(measure: str) -> tuple[float, float]:
+    """Return the least and the largest value that a measure may have, for colours."""
+    return 0.0, 2.0 if measure in DISTANCES else 1.0
+
+
+def draw_cells(
+    panel: Any,
+    values: NDArray[np.float64],
+    names: Sequence[str],
+    text: Callable[[float], str],
+    *,
+    limits: tuple[float, float],
+    is_distance: bool,
+) -> None:
+    """Draw a value for every source, downwards, and target, across; none where it is NaN.
+
+    Parameters
+    ----------
+    panel : matplotlib axes
+        Where.
+    values : ndarray, shape (K, K)
+        By source and target.
+    names : sequence of str
+        Of the spaces.
+    text : callable
+        What to write into the cell of a value.
+    limits : (float, float)
+        The values of the ends of the colours.
+    is_distance : bool
+        Whether small values are the good ones, which are pale.
+    """
+    low, high = limits
+    panel.pcolormesh(
+        np.ma.masked_invalid(values),
+        cmap="cividis_r" if is_distance else "cividis",
+        vmin=low,
+        vmax=high,
+    )
+    panel.invert_yaxis()
+    panel.set_aspect("equal")
+    centres = np.arange(len(names)) + 0.5
+    panel.set_xticks(centres, names, rotation=45, ha="right", rotation_mode="anchor")
+    panel.set_yticks(centres, names)
     for (i, j), value in np.ndenumerate(values):
-        brightness = 1 - value / top if is_distance else value
-        colour = "black" if brightness > _PALE else "white"
-        panel.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
+        if np.isfinite(value):
+            share = (value - low) / (high - low)
+            colour = "black" if (1 - share if is_distance else share) > _PALE else "white"
+            looks = {"ha": "center", "va": "center", "color": colour, "fontsize": 8}
+            panel.text(centres[j], centres[i], text(value), **looks)

@@ -37,6 +37,7 @@ _SYNC_THREADS = 8
 _ZARR = ("zarr.json", ".zgroup", ".zarray")
 _STORE = {"zarr.json", "embeddings", "ids", "labels", "masked"}
 _PAIR = {"a.zarr", "b.zarr", "truth.safetensors"}
+_ATLAS = {"atlas.json", "figures.csv", "maps", "moments.safetensors", "report.html"}
 _PER_NETWORK = (".zarr", ".head.safetensors")
 """What is in the folders that crossgram makes, but for that of the demonstration."""
 
@@ -86,6 +87,9 @@ def _is_ours(folder: Path) -> bool:
         return True
     if "extraction.json" in names:
         return names <= _extracted(folder / "extraction.json")
+    if "atlas.json" in names:
+        maps = (folder / "maps").glob("*")
+        return names <= _ATLAS and all(path.suffix == ".safetensors" for path in maps)
     if names <= _STORE:
         metadata = folder / "zarr.json"
         return metadata.is_file() and b'"crossgram"' in metadata.read_bytes()

@@ -28,7 +28,7 @@ from crossgram.least_squares import solve_least_squares
 from crossgram.moments import Moments
 from crossgram.normal_equations import eigenvalue_rounding
 
-__all__ = ["RidgePath", "ridge_path"]
+__all__ = ["RidgePath", "held_out_curve", "ridge_path"]
 
 _EPSILON = float(np.finfo(np.float64).eps)
 _PER_DECADE = 10
@@ -160,6 +160,38 @@ def ridge_path(
         chosen, by = path[held_out.argmax()], "cross-validation"
     doubt = rank_is_in_doubt(total, source, len(whole.values), intercept)
     return RidgePath(path, held_out, gcv, freedom, float(chosen), by, doubt)
+
+
+def held_out_curve(
+    training: Moments, held_out: Moments, source: str, target: str, *, intercept: bool = True
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Score every strength of the ridge on rows held out, from moments alone.
+
+    Parameters
+    ----------
+    training, held_out : Moments
+        Of the rows that maps are fitted to, and of the others.
+    source, target, intercept
+        As for `ridge_path`.
+
+    Returns
+    -------
+    strengths, r2 : ndarray, shape (s,)
+        The strengths that `ridge_path` tries, and the share of variance explained of the rows held
+        out, about the mean of the training rows.
+
+    Raises
+    ------
+    InputError
+        As `ridge_path` does; if the targets held out are all the same.
+    """
+    whole = _train_all(training, source, target, intercept)
+    strengths = _grid(whole)
+    totals = squares_about(held_out, target, training)
+    if is_rounding(totals, held_out, target).all():
+        raise InputError(f"ridge: the rows of {target} held out are all the same")
+    curve = _held_out(held_out, training, source, target, whole, intercept)
+    return strengths, np.asarray(1.0 - _in_strips(curve, strengths) / totals.sum())
 
 
 def _train_all(total: Moments, source: str, target: str, intercept: bool) -> _Training:

@@ -17,7 +17,7 @@ from crossgram.source import Source, masked_rows
 __all__ = ["MOST_OF_A_LABEL", "MOST_SCORED", "HeldOut", "hold_out"]
 
 MOST_SCORED = 2000
-"""Held-out rows whose pairs are scored, of which there are as many as the square of this."""
+"""Held-out rows whose pairs are scored, unless said otherwise: as many as the square of this."""
 
 MOST_OF_A_LABEL = 20
 """Of these rows, how many are of one label, so that they are of many."""
@@ -48,7 +48,7 @@ class HeldOut:
         Rows held out, and the others; masked ones are in neither.
     scored : ndarray of int
         Rows held out whose pairs are to be scored, rising: whole labels as far as `MOST_OF_A_LABEL`
-        and `MOST_SCORED` allow; none without labels.
+        and the number asked for allow; none without labels.
     """
 
     by: str
@@ -99,7 +99,9 @@ class HeldOut:
         return np.asarray(np.sort(np.concatenate(found))[sizes - passed_over - 1])
 
 
-def hold_out(sources: Sequence[Source], share: float, seed: int) -> HeldOut:
+def hold_out(
+    sources: Sequence[Source], share: float, seed: int, most_scored: int = MOST_SCORED
+) -> HeldOut:
     """Choose the rows to hold out: by label where there are labels, else by id, else by number.
 
     Labels or ids are read, embeddings are not. Memory is bounded. Masked rows are left out.
@@ -112,6 +114,8 @@ def hold_out(sources: Sequence[Source], share: float, seed: int) -> HeldOut:
         Of rows, ids or labels, between 0 and 1.
     seed : int
         From 0 to 2^63 - 1; another one makes another choice.
+    most_scored : int
+        Of the rows held out, how many are to be scored at most.
 
     Raises
     ------
@@ -134,6 +138,7 @@ def hold_out(sources: Sequence[Source], share: float, seed: int) -> HeldOut:
             candidates = _to_be_scored(
                 np.concatenate([candidates[0], hashes], axis=1),
                 np.concatenate([candidates[1], numbers[held]]),
+                most_scored,
             )
     training = int(histogram.sum())
     if min(training, all_rows - training) < 2:
@@ -204,7 +209,7 @@ def _bound(by: str, pieces: _Pieces, share: float) -> np.uint64:
 
 
 def _to_be_scored(
-    hashes: NDArray[np.uint64], rows: NDArray[np.int64]
+    hashes: NDArray[np.uint64], rows: NDArray[np.int64], most: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Return the rows of the first labels in the order of their hashes, not too many of each.
 
@@ -214,7 +219,7 @@ def _to_be_scored(
     labels = hashes[0, by_label]
     starts = np.flatnonzero(np.append(True, labels[1:] != labels[:-1]))[: len(labels)]
     within = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))
-    kept = by_label[within < MOST_OF_A_LABEL][:MOST_SCORED]
+    kept = by_label[within < MOST_OF_A_LABEL][:most]
     return hashes[:, kept], rows[kept]
 
 

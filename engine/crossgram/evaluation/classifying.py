@@ -35,6 +35,10 @@ class Classification:
     ----------
     embeddings : str
         Space or map, and whose head.
+    kind : {"native", "mapped", "unmapped"}
+        How the embeddings came into the head's space.
+    source, target : str
+        Where they are from, and whose head reads them.
     top : mapping of int to float
         Share of the images whose class is among so many largest logits.
     agreement : float
@@ -44,6 +48,9 @@ class Classification:
     """
 
     embeddings: str
+    kind: str
+    source: str
+    target: str
     top: dict[int, float]
     agreement: float
     loss: dict[int, float]
@@ -148,15 +155,15 @@ def classify(
     shared = checked_overlap(
         sources, np.flatnonzero(usable), fitted_on, allow_overlap, people_count=False
     )
-    counts: dict[str, _Count] = {}
+    counts: dict[_Ends, _Count] = {}
     for start, blocks in _blocks(sources, usable, progress):
         truth = true[start : start + len(blocks[0])][usable[start : start + len(blocks[0])]]
         kept = [block[usable[start : start + len(block)]] for block in blocks]
         if not len(truth):
             continue
         native = own_head.logits(kept[1])
-        for name, logits in _logits(kept, called, native, own_head, fitted, other_head):
-            counts.setdefault(name, _Count()).add(logits, truth, native)
+        for ends, logits in _logits(kept, called, native, own_head, fitted, other_head):
+            counts.setdefault(ends, _Count()).add(logits, truth, native)
     found = _found(counts)
     return ClassificationReport(
         classifications=tuple(found),
@@ -237,14 +244,24 @@ def _logits(
     head: ClassifierHead,
     fitted: LinearMap | None,
     source_head: ClassifierHead | None,
-) -> Iterator[tuple[str, NDArray[np.float64]]]:
+) -> Iterator[tuple[_Ends, NDArray[np.float64]]]:
     a, b = names
-    yield f"{b} by {b}", native
+    yield ("native", b, b), native
     if fitted is not None:
-        yield f"{a} to {b} by {b}", head.logits(fitted.apply(rows[0]))
+        yield ("mapped", a, b), head.logits(fitted.apply(rows[0]))
     if source_head is not None:
-        yield f"{a} by {a}", source_head.logits(rows[0])
-    yield f"{a} unmapped by {b}", head.logits(as_wide(rows[0], head.dim))
+        yield ("native", a, a), source_head.logits(rows[0])
+    yield ("unmapped", a, b), head.logits(as_wide(rows[0], head.dim))
+
+
+_Ends = tuple[str, str, str]
+"""Kind, source and target of a classification."""
+
+_CALLED = {
+    "native": "{0} by {1}",
+    "mapped": "{0} to {1} by {1}",
+    "unmapped": "{0} unmapped by {1}",
+}
 
 
 class _Count:
@@ -263,12 +280,13 @@ class _Count:
         self.agreeing += int((logits.argmax(axis=1) == native.argmax(axis=1)).sum())
 
 
-def _found(counts: dict[str, _Count]) -> Iterator[Classification]:
+def _found(counts: dict[_Ends, _Count]) -> Iterator[Classification]:
     if not counts:
         raise InputError("no image has an embedding, so that nothing can be classified")
     native: dict[int, float] = {}
-    for name, own in counts.items():
+    for (kind, source, target), own in counts.items():
+        name = _CALLED[kind].format(source, target)
         top = {k: right / own.images for k, right in own.right.items()}
         native = native or top
         loss = {k: 100 * (native[k] - share) for k, share in top.items()}
-        yield Classification(name, top, own.agreeing / own.images, loss)
+        yield Classification(name, kind, source, target, top, own.agreeing / own.images, loss)

@@ -62,6 +62,10 @@ class Identification:
     ----------
     search : str
         Probe space, or map, and gallery space.
+    kind : {"native", "mapped", "unmapped"}
+        How the probes came into the gallery's space.
+    source, target : str
+        Where the probes are from, and the space of the gallery.
     ranks : mapping of int to float
         Share of the searches for enrolled people whose mate is among so many first (CMC).
     open_set : tuple of OpenSetPoint
@@ -79,6 +83,9 @@ class Identification:
     """
 
     search: str
+    kind: str
+    source: str
+    target: str
     ranks: Mapping[int, float]
     open_set: tuple[OpenSetPoint, ...]
     intervals: Mapping[str, Interval | None] = field(default_factory=dict)
@@ -234,18 +241,20 @@ def identify(
     # but for the probe itself
     nearest = max(1, min(nearest, int(in_gallery.sum()) - bool((itself >= 0).any())))
     rows = _rows(probe, searched)
-    planned: list[tuple[str, NDArray[np.floating], Source]] = []
     native_name = None if own is None else f"{called[1]} in {called[1]}"
     truth = None if again is None else f"{called[0]} in {called[0]}"
+    here, there = called
+    planned: list[_Planned] = []
     if own is not None:
-        planned.append((str(native_name), _rows(own, searched), enrolled))
+        native = _Planned(str(native_name), "native", there, there, _rows(own, searched), enrolled)
+        planned.append(native)
     if fitted is not None:
-        name = f"{called[0]} to {called[1]} in {called[1]}"
-        planned.append((name, fitted.apply(rows), enrolled))
+        name = f"{here} to {there} in {there}"
+        planned.append(_Planned(name, "mapped", here, there, fitted.apply(rows), enrolled))
     if again is not None:
-        planned.append((str(truth), rows, again))
-    unmapped = f"{called[0]} {'' if fitted is None else 'unmapped '}in {called[1]}"
-    planned.append((unmapped, as_wide(rows, enrolled.dim), enrolled))
+        planned.append(_Planned(str(truth), "native", here, here, rows, again))
+    name = f"{here} {'' if fitted is None else 'unmapped '}in {there}"
+    planned.append(_Planned(name, "unmapped", here, there, as_wide(rows, enrolled.dim), enrolled))
     total, done = 2 * len(planned) * enrolled.rows, 0
 
     def report(count: int) -> None:
@@ -254,9 +263,10 @@ def identify(
         progress(Progress("identify", done, total, 0))
 
     found = {}
-    for name, mapped, where in planned:
-        unit = prepared(mapped, "cosine", name).astype(mapped.dtype)
-        found[name] = search(Probes(unit, who, itself), where, people, in_gallery, nearest, report)
+    for each in planned:
+        unit = prepared(each.rows, "cosine", each.name).astype(each.rows.dtype)
+        wanted = Probes(unit, who, itself)
+        found[each.name] = search(wanted, each.gallery, people, in_gallery, nearest, report)
     mated = next(iter(found.values())).rank > 0
     if not mated.any():
         raise InputError(
@@ -268,11 +278,7 @@ def identify(
     rated = tellable(fpirs, int(against.sum()))
     measuring = _Measuring(who, against, tuple(ranks), tuple(rated), resamples, seed)
     reported = _reported(
-        found,
-        measuring,
-        native=native_name,
-        truth=truth,
-        confidence=confidence,
+        planned, found, measuring, native=native_name, truth=truth, confidence=confidence
     )
     return IdentificationReport(
         searches=tuple(reported),
@@ -384,6 +390,18 @@ def _same_images(probe: Source, gallery: Source, searched: NDArray[np.int64]) ->
 
 
 @dataclass(frozen=True)
+class _Planned:
+    """A search to make; the fields as `Identification` has them."""
+
+    name: str
+    kind: str
+    source: str
+    target: str
+    rows: NDArray[np.floating]
+    gallery: Source
+
+
+@dataclass(frozen=True)
 class _Measuring:
     who: NDArray[np.int64]
     against: NDArray[np.bool_]
@@ -452,6 +470,7 @@ class _Measuring:
 
 
 def _reported(
+    planned: Sequence[_Planned],
     found: Mapping[str, Search],
     measuring: _Measuring,
     *,
@@ -461,12 +480,16 @@ def _reported(
 ) -> Iterator[Identification]:
     base: dict[str, float] = {}
     base_draws: NDArray[np.float64] | None = None
-    for name, own in found.items():
+    for one in planned:
+        name, own = one.name, found[one.name]
         once = np.ones(len(measuring.who), np.int64)
         shares = measuring.closed_set(own, once)
         drawn = measuring.draws(own)
         result = Identification(
             search=name,
+            kind=one.kind,
+            source=one.source,
+            target=one.target,
             ranks=dict(zip(measuring.ranks, shares, strict=True)),
             open_set=tuple(measuring.points(own)),
             intervals=_named(measuring, drawn, confidence),

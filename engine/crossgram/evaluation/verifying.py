@@ -32,9 +32,11 @@ from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.source import Source, SourceLike, usable_rows
 from crossgram.verification import TAR_MODES, allowed_false_accepts
 
-__all__ = ["VerificationReport", "verify", "verify_spaces"]
+__all__ = ["FARS", "VerificationReport", "verify", "verify_spaces"]
 
-_FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+"""False accept rates, unless said otherwise."""
+
 _FEW_FALSE_ACCEPTS = 10
 
 
@@ -102,7 +104,7 @@ def verify(
     pairs: str | Path | None = None,
     names: Sequence[str] | None = None,
     metric: str = "cosine",
-    fars: Sequence[float] = _FARS,
+    fars: Sequence[float] = FARS,
     tar: str = "conservative",
     resamples: int = 200,
     confidence: float = 0.95,
@@ -192,7 +194,7 @@ def verify_spaces(
     pairs: str | Path | None = None,
     names: Sequence[str] | None = None,
     metric: str = "cosine",
-    fars: Sequence[float] = _FARS,
+    fars: Sequence[float] = FARS,
     tar: str = "conservative",
     resamples: int = 200,
     confidence: float = 0.95,

@@ -1,0 +1,179 @@
+"""Which images the maps of an atlas are fitted on, and which they are tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossgram.accumulation import Options, accumulate, open_spaces, prepared
+from crossgram.atlases.facts import AtlasSplit
+from crossgram.errors import InputError, WidthMismatchError
+from crossgram.evaluation.splits import checked_overlap
+from crossgram.folds import FoldedMoments
+from crossgram.moments import Moments
+from crossgram.pairing import at_rows
+from crossgram.progress import ProgressCallback
+from crossgram.sampling import hold_out
+from crossgram.source import Source, SourceLike, usable_rows
+
+__all__ = ["Divided", "by_holding_out", "by_other_stores"]
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Two sets of images, as moments and as rows.
+
+    Attributes
+    ----------
+    training, held_out : Moments
+        Of the images that maps are fitted on, and of the others.
+    tried : sequence of Source
+        Images to try recognition on, in every space; none without labels.
+    split : AtlasSplit
+        What they are.
+    """
+
+    training: Moments
+    held_out: Moments
+    tried: Sequence[Source]
+    split: AtlasSplit
+
+
+def by_holding_out(
+    spaces: Sequence[SourceLike],
+    options: Options,
+    *,
+    share: float,
+    most: int,
+    seed: int,
+    progress: ProgressCallback,
+) -> Divided:
+    """Hold a share of the people out; without labels, of the images.
+
+    Parameters
+    ----------
+    spaces : sequence of source-like
+        Paired stores; read once, and the rows that recognition is tried on once more.
+    options : Options
+        How they are read.
+    share : float
+        To hold out.
+    most : int
+        Images to try recognition on, whole people of at most 20 images each; they are held in
+        memory.
+    seed : int
+        Of the choice.
+    progress : callable
+        Called with a `Progress` now and then.
+    """
+    with prepared(spaces, options) as ready:
+        apart = hold_out(ready.sources, share, seed, most)
+        folds = ready.divided(2, apart.assigner([apart.training_rows])).collect(progress)
+        assert isinstance(folds, FoldedMoments)
+        training, held_out = folds.folds
+        tried = _in_memory(ready.sources, apart.scored) if len(apart.scored) else []
+        labels = tuple(source.label for source in ready.sources)
+    split = AtlasSplit(
+        by=apart.by,
+        fitted_on=labels,
+        tried_on=labels,
+        fitted_rows=training.rows,
+        held_out_rows=held_out.rows,
+        recognised_rows=tried[0].rows if tried else 0,
+        shared_images=0,
+        shared_people=0 if apart.by == "labels" else None,
+        seed=seed,
+    )
+    return Divided(training, held_out, tried, split)
+
+
+def by_other_stores(
+    spaces: Sequence[SourceLike],
+    others: Sequence[SourceLike],
+    options: Options,
+    *,
+    labels_are_people: bool,
+    allow_overlap: bool,
+    progress: ProgressCallback,
+) -> Divided:
+    """Try the maps on stores of other images.
+
+    Parameters
+    ----------
+    spaces, others : sequence of source-like
+        What to fit on, and what to try the maps on, one store per space each.
+    options : Options
+        How both are read.
+    labels_are_people : bool
+        Whether no label may be in both; those of classes may.
+    allow_overlap : bool
+        Whether images and people may be in both.
+    progress : callable
+        Called with a `Progress` now and then.
+    """
+    sources, names = open_spaces(spaces, options.names)
+    tried, _ = open_spaces(others, names)
+    for own, other in zip(sources, tried, strict=True):
+        if own.dim != other.dim:
+            raise WidthMismatchError(
+                f"{other.label}: has {other.dim} columns, {own.label} has {own.dim}; give stores "
+                "of the same networks in the same order"
+            )
+    usable = np.flatnonzero(usable_rows(tried))
+    known = all(any(one.ids is not None for one in side) for side in (sources, tried))
+    shared = (
+        checked_overlap(tried, usable, sources[:1], allow_overlap, people_count=labels_are_people)
+        if known
+        else None
+    )
+    chosen = {one.name: getattr(options, one.name) for one in fields(options)} | {"names": names}
+    training, held_out = (
+        accumulate(side, progress=progress, **chosen) for side in (sources, tried)
+    )
+    assert isinstance(training, Moments)
+    assert isinstance(held_out, Moments)
+    labelled = any(source.labels is not None for source in tried)
+    split = AtlasSplit(
+        by="other stores",
+        fitted_on=tuple(source.label for source in sources),
+        tried_on=tuple(source.label for source in tried),
+        fitted_rows=training.rows,
+        held_out_rows=held_out.rows,
+        recognised_rows=len(usable) if labelled else 0,
+        shared_images=None if shared is None else shared.images,
+        shared_people=None if shared is None else shared.people,
+        seed=0,
+    )
+    return Divided(training, held_out, tried if labelled else [], split)
+
+
+def _in_memory(sources: Sequence[Source], rows: NDArray[np.int64]) -> list[Source]:
+    """Read some rows of paired sources, those without a direction in any of them left out."""
+    picked = [at_rows(source, rows) for source in sources]
+    arrays = []
+    for source in picked:
+        array = np.empty((source.rows, source.dim), source.dtype)
+        source.read(0, array)
+        arrays.append(array)
+    known = np.all([np.isfinite(own).all(axis=1) & own.any(axis=1) for own in arrays], axis=0)
+    if not known.any():
+        raise InputError(
+            f"{sources[0].label}: none of the {len(rows)} images to try recognition on has an "
+            "embedding in every space; mend them, or choose others by another seed"
+        )
+    kept = np.flatnonzero(known)
+    return [
+        replace(at_rows(source, kept), read=_reader(array[kept]))
+        for source, array in zip(picked, arrays, strict=True)
+    ]
+
+
+def _reader(array: NDArray[Any]) -> Callable[[int, NDArray[Any]], None]:
+    def read(start: int, out: NDArray[Any]) -> None:
+        out[:] = array[start : start + len(out)]
+
+    return read
