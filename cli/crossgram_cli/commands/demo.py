@@ -145,13 +145,13 @@ def _files(found: Demonstration, program: str) -> str:
     from crossgram_cli.text import aligned
 
     folder = found.directory / "closed-set"
-    fitted, rows = folder / "a-to-b.safetensors", folder / "held-out" / "a.zarr"
+    fitted, rows = folder / "atlas/maps/a-to-b.safetensors", folder / "held-out" / "a.zarr"
     files = [
         ("  images", f"{folder / 'images'}"),
         ("  networks", f"{folder / 'a.safetensors'}, b.safetensors"),
         ("  embeddings", f"{folder / 'learnt'}, held-out"),
         ("  maps", f"{fitted}, b-to-a.safetensors"),
-        ("  part 2", f"{found.directory / 'open-set'}"),
+        ("  part 2", f"{found.directory / 'open-set'}, the same"),
         ("  all figures", f"{found.directory / 'demo.json'}"),
     ]
     lines = [
@@ -165,6 +165,8 @@ def _files(found: Demonstration, program: str) -> str:
         "      --model crossgram.demonstration.networks:a_of_10 --layer penultimate \\",
         f"      --model-weights {folder / 'a.safetensors'}",
     ]
+    reports = [found.directory / part / "atlas/report.html" for part in ("closed-set", "open-set")]
+    lines += ["", "The reports, to open in a browser:", *(f"  {path}" for path in reports)]
     return "\n".join(lines)
 
 

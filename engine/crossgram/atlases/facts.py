@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "PairClassification",
     "PairIdentification",
     "RidgePoint",
+    "check_pydantic",
     "load_atlas",
     "save_facts",
 ]
@@ -232,16 +234,23 @@ def save_facts(atlas: Atlas, folder: Path) -> None:
     (folder / FACTS).write_text(json.dumps(facts, allow_nan=False), encoding="utf-8")
 
 
+def check_pydantic() -> None:
+    """Refuse to read an atlas where pydantic is missing."""
+    if find_spec("pydantic") is None:
+        raise InputError("report: needs pydantic; pip install 'crossgram[report]'")
+
+
 def load_atlas(folder: str | Path) -> Atlas:
     """Read the facts of an atlas.
 
     Raises
     ------
     InputError
-        If the folder is none that `crossgram atlas` made.
+        If the folder is none that `crossgram atlas` made, or pydantic is missing.
     CorruptDataError
         If its facts are not of their kinds.
     """
+    check_pydantic()
     from pydantic import TypeAdapter, ValidationError
 
     path = Path(folder) / FACTS

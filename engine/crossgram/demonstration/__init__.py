@@ -4,9 +4,10 @@ from importlib.util import find_spec
 
 from crossgram.errors import InputError
 
-if not all(map(find_spec, ("PIL", "sklearn", "torch"))):
+if not all(map(find_spec, ("PIL", "sklearn", "torch", "matplotlib", "jinja2", "pydantic"))):
     raise InputError(
-        "the demo needs PyTorch, Pillow and scikit-learn; pip install 'crossgram[extract,sklearn]'"
+        "the demo needs PyTorch, Pillow, scikit-learn and what reports need; pip install "
+        "'crossgram[extract,sklearn,report]'"
     )
 
 from crossgram.demonstration.closed_set import ClosedSet

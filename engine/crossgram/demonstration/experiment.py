@@ -1,4 +1,4 @@
-"""What both halves of the story do: train two networks, embed, and fit the maps between them."""
+"""What both halves of the story do: train two networks, embed, map between them, and report."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from crossgram.atlases import atlas
 from crossgram.demonstration.digits import RECIPE, Digits
 from crossgram.demonstration.networks import NAMES, build
 from crossgram.demonstration.training import train
 from crossgram.extraction import extract_with_report
-from crossgram.fitting import fit
 from crossgram.heads import ClassifierHead
 from crossgram.linear_map import LinearMap
 from crossgram.networks.spec import PENULTIMATE, NetworkSpec
 from crossgram.progress import ProgressCallback
+from crossgram.reporting import write_report
+from crossgram.source import open_source
 from crossgram.store import EmbeddingStore
 
 __all__ = ["Experiment", "Network", "run"]
 
 
 _BATCH = 64
+_PARTS = ("learnt", "held-out")
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,11 @@ def run(
     *,
     digits: Digits,
     seed: int,
+    known_classes: bool,
     shown_as: Path,
     progress: ProgressCallback,
 ) -> Experiment:
-    """Write the images, train both networks on some of them, embed all, and fit the maps.
+    """Write the images, train both networks on some of them, embed all, map, and report.
 
     Parameters
     ----------
@@ -101,13 +105,15 @@ def run(
         The images.
     seed : int
         Of weights and order of training.
+    known_classes : bool
+        Whether the images kept are of the classes that the networks learn.
     shown_as : path
         Where the folder will be when it is complete, for the stores' provenance.
     progress : callable
         Called with a `Progress` now and then.
     """
     images = folder / "images"
-    digits.write(images, {"learnt": learnt, "held-out": held_out})
+    digits.write(images, dict(zip(_PARTS, (learnt, held_out), strict=True)))
     classes = len(np.unique(digits.labels[learnt]))
     classifiers = {}
     for number, name in enumerate(NAMES):
@@ -138,7 +144,7 @@ def run(
             provenance={"images": str(shown_as / "images" / part)},
             progress=_staged(progress, f"{folder.name}: embed {part}"),
         )
-        for part in ("learnt", "held-out")
+        for part in _PARTS
     ]
     networks = {
         name: Network(
@@ -149,11 +155,27 @@ def run(
         )
         for name, classifier in classifiers.items()
     }
-    maps = {}
-    for source, target in (NAMES, NAMES[::-1]):
-        pair = networks[source].learnt, networks[target].learnt
-        fitted = maps[source, target] = fit(*pair, names=(source, target))
-        fitted.save(folder / f"{source}-to-{target}.safetensors")
+    learnt_rows, held_out_rows = (
+        [
+            replace(open_source(store), label=str(shown_as / part / store.path.name))
+            for store in report.stores.values()
+        ]
+        for part, report in zip(_PARTS, reports, strict=True)
+    )
+    made = atlas(
+        learnt_rows,
+        folder / "atlas",
+        names=NAMES,
+        try_on=held_out_rows,
+        heads=[reports[0].heads[name] for name in NAMES] if known_classes else (),
+        fars=(1e-1, 1e-2, 1e-3),
+        seed=seed,
+        progress=_staged(progress, f"{folder.name}: maps"),
+    )
+    write_report(folder / "atlas")
+    maps = {
+        (own.source, own.target): LinearMap.load(folder / "atlas" / own.file) for own in made.maps
+    }
     return Experiment(networks, maps)
 
 

@@ -52,7 +52,8 @@ class Demonstration:
     Attributes
     ----------
     directory : Path
-        Everything is in it: images, stores, heads and maps of both halves, and `demo.json`.
+        Everything is in it: images, stores and heads of both halves, an atlas of each, with its
+        maps and its report, and `demo.json`.
     seed : int
         Of the split and the training.
     seconds : float
@@ -122,11 +123,17 @@ def demonstrate(
     is_new = digits.labels >= _FIRST_NEW_DIGIT
     run = partial(experiment.run, digits=digits, seed=seed, progress=progress)
     with whole_directory(directory, overwrite=replace) as folder, one_thread():
-        first = run(folder / _CLOSED, *digits.split(seed), shown_as=directory / _CLOSED)
+        first = run(
+            folder / _CLOSED,
+            *digits.split(seed),
+            known_classes=True,
+            shown_as=directory / _CLOSED,
+        )
         second = run(
             folder / _OPEN,
             np.flatnonzero(~is_new),
             np.flatnonzero(is_new),
+            known_classes=False,
             shown_as=directory / _OPEN,
         )
         found = Demonstration(

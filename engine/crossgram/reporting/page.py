@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from crossgram.atlases.facts import Atlas, load_atlas
+from crossgram.atlases.facts import Atlas, check_pydantic, load_atlas
 from crossgram.atlases.tables import Matrix, matrices_of, measures_of
 from crossgram.atlases.words import headline, split_in_words
-from crossgram.evaluation import Interval
+from crossgram.errors import InputError
+from crossgram.evaluation import IdentificationReport, Interval, VerificationReport
 from crossgram.figures import check_matplotlib
 from crossgram.output import check_output, refuse_overlap, whole_file
 from crossgram.reporting.plots import (
@@ -52,8 +54,11 @@ def check_report() -> None:
     Raises
     ------
     InputError
-        If matplotlib is missing.
+        If Jinja2, matplotlib or pydantic is missing.
     """
+    if find_spec("jinja2") is None:
+        raise InputError("report: needs Jinja2; pip install 'crossgram[report]'")
+    check_pydantic()
     check_matplotlib("report")
 
 
@@ -79,7 +84,7 @@ def write_report(
     Raises
     ------
     InputError
-        If the folder is no atlas, or matplotlib is missing.
+        If the folder is no atlas, or Jinja2, matplotlib or pydantic is missing.
     CorruptDataError
         If its facts are not of their kinds.
     OutputExistsError
@@ -189,7 +194,7 @@ def _verification(atlas: Atlas) -> _Section:
             f"of two, by the {report.metric}; {report.images:,} images of {report.people:,} "
             "people. Across spaces every pair is scored both ways."
         ),
-        *_intervals_in_words(report.resamples, report.confidence),
+        *_intervals_in_words(report, [own.intervals for own in report.comparisons]),
     ]
     return _Section(
         "Verification, 1:1",
@@ -238,7 +243,7 @@ def _identification(atlas: Atlas) -> _Section:
             f"of everybody; {first.mated:,} are of people who are enrolled. Ties count against the "
             "mate."
         ),
-        *_intervals_in_words(first.resamples, first.confidence),
+        *_intervals_in_words(first, [own.intervals for own in searches.values()]),
     ]
     nearest = first.nearest
     return _Section(
@@ -268,7 +273,11 @@ def _identification(atlas: Atlas) -> _Section:
 
 def _classification(atlas: Atlas) -> _Section:
     found = {
-        own.embeddings: own for pair in atlas.classification for own in pair.report.classifications
+        own.embeddings: own
+        for pair in atlas.classification
+        for own in pair.report.classifications
+        # others are there beside it, and their losses are against it
+        if own.target == pair.target
     }
     rows = [
         [
@@ -361,10 +370,17 @@ def _spaces(atlas: Atlas) -> _Section:
     )
 
 
-def _intervals_in_words(resamples: int, confidence: float) -> list[str]:
-    if not resamples:
+def _intervals_in_words(
+    report: VerificationReport | IdentificationReport,
+    intervals: Sequence[Mapping[str, Interval | None]],
+) -> list[str]:
+    if not report.resamples:
         return []
-    return [f"In brackets {confidence:.0%} intervals over people, of {resamples:,} draws."]
+    if not any(any(own.values()) for own in intervals):
+        return ["Too few people for confidence intervals."]
+    return [
+        f"In brackets {report.confidence:.0%} intervals over people, {report.resamples:,} draws."
+    ]
 
 
 def _sentences(notes: Sequence[str]) -> list[str]:
