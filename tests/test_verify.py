@@ -261,7 +261,7 @@ class TestRefusals:
             ({"resamples": -1}, "resamples: -1 given"),
             ({"confidence": 1.0}, "confidence: 1.0 given"),
             ({"linear_map": a_map(np.eye(6))}, "target: none given, but a map to it"),
-            ({"pairs": "p.bin"}, "not a list of pairs"),
+            ({"pairs": "p.dat"}, "not a list of pairs"),
         ],
     )
     def test_arguments_that_make_no_sense(

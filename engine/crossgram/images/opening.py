@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from crossgram.errors import InputError
+from crossgram.images.bin_file import BinFile
 from crossgram.images.entry import Collection
 from crossgram.images.folder import ImageFolder, is_image_name
 from crossgram.images.pairs import PairsFile
@@ -22,6 +23,7 @@ _FILES: Mapping[str, type[Collection]] = {
     ".parquet": ImageTable,
     ".tar": TarShards,
     ".rec": RecordFile,
+    ".bin": BinFile,
     ".npy": PixelArray,
     ".txt": PairsFile,
 }
@@ -35,8 +37,8 @@ def open_collection(path: str | Path) -> Collection:
     ----------
     path : path
         A folder tree of images; a .csv or .parquet list; a .tar shard or a folder of them; a .rec
-        file with its .idx; LFW's pairs.txt in the tree of its images; a .npy or Zarr array of
-        pixels.
+        file with its .idx; insightface's .bin file of pairs; LFW's pairs.txt in the tree of its
+        images; a .npy or Zarr array of pixels.
 
     Raises
     ------
