@@ -273,7 +273,7 @@ class TestRefusals:
     def test_rows_that_nobody_is_known_of(self) -> None:
         with pytest.raises(cg.InputError, match="has no labels, so that nobody knows who is who"):
             cg.verify(embeddings())
-        with pytest.raises(cg.InputError, match="has no ids, which the pairs"):
+        with pytest.raises(cg.InputError, match="has no ids, which the images of p.csv"):
             cg.verify(embeddings(), pairs="p.csv")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,12 @@ from crossgram.evaluation.pair_list import MOST_PAIRS, PairList, all_pairs, read
 from crossgram.evaluation.resampling import check_draws
 from crossgram.evaluation.scoring import METRICS, as_wide, prepared
 from crossgram.evaluation.splits import Overlap, checked_overlap, split_notes
+from crossgram.evaluation.templates import (
+    Pooling,
+    Templates,
+    read_template_pairs,
+    read_templates,
+)
 from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids
 from crossgram.progress import Progress, ProgressCallback, ignore
@@ -61,6 +67,8 @@ class VerificationReport:
         What the fit chosen with the evaluation; None if it was not said what was fitted on.
     notes : tuple of str
         What to know before relying on the figures.
+    pooling : Pooling or None
+        How images became templates, where templates were compared.
     """
 
     comparisons: tuple[Verification, ...]
@@ -77,6 +85,7 @@ class VerificationReport:
     confidence: float
     overlap: Overlap | None
     notes: tuple[str, ...]
+    pooling: Pooling | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -99,6 +108,9 @@ def verify(
     linear_map: LinearMap | str | Path | None = None,
     back: LinearMap | str | Path | None = None,
     pairs: str | Path | None = None,
+    templates: str | Path | None = None,
+    normalize_images: bool = False,
+    detector_scores: str | Path | None = None,
     names: Sequence[str] | None = None,
     metric: str = "cosine",
     fars: Sequence[float] = _FARS,
@@ -125,6 +137,16 @@ def verify(
         A list of pairs as `read_pairs` takes it; by default all pairs of the labelled images. More
         than 20 million are counted in bins and not stored: by the cosine, in float32, without
         intervals, and the area to about 1e-5; everything else stays exact.
+    templates : path, optional
+        Which images make up which templates, as `read_templates` takes it: then `pairs` is a list
+        of pairs of templates, as `read_template_pairs` takes it. Images' embeddings are mapped,
+        then maybe divided by their lengths, then maybe multiplied by the detector's scores, and
+        then pooled to templates, which are compared.
+    normalize_images : bool
+        With templates: divide the embeddings of images by their lengths, after the map. (A map
+        that was fitted with `normalize` divides its source rows by itself, before.)
+    detector_scores : path, optional
+        With templates: the detector's score of each image, as `read_templates` takes it.
     names : sequence of str, optional
         What the two spaces are called.
     metric : {"cosine", "euclidean"}
@@ -164,6 +186,7 @@ def verify(
         If an embedding that is compared is zero or not finite.
     """
     _check(metric, fars, tar, resamples, confidence)
+    _check_templates(pairs, templates, normalize_images, detector_scores)
     given = [source] if target is None else [source, target]
     if target is None and (linear_map is not None or back is not None):
         raise InputError("target: none given, but a map to it; give the store of its space")
@@ -171,8 +194,22 @@ def verify(
     check_counts(sources)
     check_ids(sources, 0, sources[0].rows)
     usable = usable_rows(sources)
-    chosen = _chosen(sources, pairs, usable, fars, metric, tar)
-    shared = checked_overlap(sources, chosen.rows, fitted_on, allow_overlap)
+    pooled: Templates | None = None
+    chosen: Sorted | Binned
+    if templates is None or pairs is None:
+        chosen = _chosen(sources, pairs, usable, fars, metric, tar)
+        images = chosen.rows
+    else:
+        pooled = read_templates(
+            templates,
+            _ids(sources, templates),
+            normalize_images=normalize_images,
+            detector_scores=detector_scores,
+        )
+        _refuse_masked(sources, templates, pooled.images, usable)
+        chosen = Sorted(read_template_pairs(pairs, pooled), True, metric, tar, fars)
+        images = pooled.images_of(chosen.rows)
+    shared = checked_overlap(sources, images, fitted_on, allow_overlap)
     maps = [
         _map(one, ends)
         for one, ends in zip((linear_map, back), _ends(sources, called), strict=True)
@@ -182,7 +219,7 @@ def verify(
     total = len(sources) + 2 * sum(one is not None for one in maps) + 2 * (len(sources) - 1)
     found: list[Verification] = []
     measured: dict[str, Measured] = {}
-    for count, comparison in enumerate(_comparisons(called, rows, maps, metric), 1):
+    for count, comparison in enumerate(_comparisons(called, rows, maps, _ready(metric, pooled)), 1):
         native = None if comparison.native is None else measured[comparison.native]
         for own in chosen.measure(comparison, native, drawing):
             found.append(own[0])
@@ -190,7 +227,7 @@ def verify(
         progress(Progress("verify", count, total, 0))
     return VerificationReport(
         comparisons=tuple(found),
-        images=len(chosen.rows),
+        images=len(images),
         left_out=int((~usable).sum()) if pairs is None else 0,
         people=chosen.people,
         genuine_pairs=chosen.genuine,
@@ -203,6 +240,7 @@ def verify(
         confidence=confidence,
         overlap=shared,
         notes=tuple(_notes(chosen, fars, shared, maps)),
+        pooling=None if pooled is None else pooled.pooling(chosen.rows),
     )
 
 
@@ -213,6 +251,24 @@ def _check(metric: str, fars: Sequence[float], tar: str, resamples: int, confide
     for far in fars:
         allowed_false_accepts(far, 1)
     check_draws(resamples, confidence)
+
+
+def _check_templates(
+    pairs: str | Path | None,
+    templates: str | Path | None,
+    normalize_images: bool,
+    detector_scores: str | Path | None,
+) -> None:
+    if templates is None and (normalize_images or detector_scores is not None):
+        raise InputError(
+            "templates: none given, but how images are pooled to them; give the list of templates "
+            "(--templates)"
+        )
+    if templates is not None and pairs is None:
+        raise InputError(
+            f"pairs: none given for the templates of {templates}; give the list "
+            "of pairs of templates (--pairs)"
+        )
 
 
 def _chosen(
@@ -245,21 +301,47 @@ def _chosen(
 
 
 def _listed(sources: Sequence[Source], pairs: str | Path, usable: NDArray[np.bool_]) -> PairList:
+    read = read_pairs(pairs, _ids(sources, pairs))
+    _refuse_masked(sources, pairs, np.append(read.left, read.right), usable)
+    return read
+
+
+def _ids(sources: Sequence[Source], path: str | Path) -> list[Any]:
     ids = next((one.ids for one in sources if one.ids is not None), None)
     if ids is None:
         raise InputError(
-            f"{sources[0].label}: has no ids, which the pairs of {pairs} are named by; make the "
+            f"{sources[0].label}: has no ids, which the images of {path} are named by; make the "
             "store with ids"
         )
-    read = read_pairs(pairs, ids.read(0, len(ids)).tolist())
-    used = np.append(read.left, read.right)
-    if not usable[used].all():
-        row = int(used[np.argmin(usable[used])])
+    return list(ids.read(0, len(ids)).tolist())
+
+
+def _refuse_masked(
+    sources: Sequence[Source],
+    path: str | Path,
+    rows: NDArray[np.int64],
+    usable: NDArray[np.bool_],
+) -> None:
+    if not usable[rows].all():
+        row = int(rows[np.argmin(usable[rows])])
         raise InputError(
-            f"{pairs}: {ids.read(row, row + 1)[0]} has no embedding in {sources[0].label}, its row "
+            f"{path}: {_ids(sources, path)[row]} has no embedding in {sources[0].label}, its row "
             "is masked; a protocol leaves out no pair: mend the image and embed it again"
         )
-    return read
+
+
+_Ready = Callable[[NDArray[np.floating], str], NDArray[np.float64]]
+
+
+def _ready(metric: str, templates: Templates | None) -> _Ready:
+    """Return what makes of the embeddings of all images the rows that are compared."""
+
+    def ready(rows: NDArray[np.floating], name: str) -> NDArray[np.float64]:
+        if templates is None:
+            return prepared(rows, metric, name)
+        return prepared(templates.pool(rows, name), metric, f"templates of {name}")
+
+    return ready
 
 
 def _rows(source: Source, usable: NDArray[np.bool_]) -> NDArray[np.floating]:
@@ -291,9 +373,9 @@ def _comparisons(
     names: Sequence[str],
     rows: Sequence[NDArray[np.floating]],
     maps: Sequence[LinearMap | None],
-    metric: str,
+    ready: _Ready,
 ) -> Iterator[Comparison]:
-    own = [prepared(one, metric, name) for one, name in zip(rows, names, strict=True)]
+    own = [ready(one, name) for one, name in zip(rows, names, strict=True)]
     native = [f"{name} with {name}" for name in names]
     for one, name in zip(own, native, strict=True):
         yield Comparison(name, one, one, None)
@@ -303,13 +385,13 @@ def _comparisons(
         if fitted is None:
             continue
         name = f"{names[k]} to {names[1 - k]}"
-        mapped = prepared(fitted.apply(rows[k]), metric, name)
+        mapped = ready(fitted.apply(rows[k]), name)
         yield Comparison(f"{name} with {names[1 - k]}", mapped, own[1 - k], native[1 - k])
         yield Comparison(f"{name} with itself", mapped, mapped, native[1 - k])
     for k in range(2):
         cut = as_wide(rows[k], rows[1 - k].shape[1])
         name = f"{names[k]} unmapped with {names[1 - k]}"
-        yield Comparison(name, prepared(cut, metric, name), own[1 - k], native[1 - k])
+        yield Comparison(name, ready(cut, name), own[1 - k], native[1 - k])
 
 
 def _notes(
