@@ -788,6 +788,60 @@ class TestPairsFile:
                 listed(self.write(tmp_path, PAIRS[:stop]))
 
 
+LANDMARK_LINES = "".join(
+    f"{k}.jpg {' '.join(f'{value + k:.3f}' for value in LANDMARKS)} 0.9{k}\n" for k in range(3)
+)
+
+
+class TestLandmarkList:
+    def write(self, root: Path, content: str = LANDMARK_LINES, images: str = "loose_crop") -> Path:
+        write(root / images, {f"{k}.jpg": png(k) for k in range(3)})
+        (root / "meta").mkdir(exist_ok=True)
+        (root / "meta" / "ijbc_name_5pts_score.txt").write_text(content, newline="")
+        return root / "meta" / "ijbc_name_5pts_score.txt"
+
+    @pytest.mark.parametrize("images", ["loose_crop", "meta"])
+    def test_lists_its_images_and_their_landmarks(self, tmp_path: Path, images: str) -> None:
+        path = self.write(tmp_path, images=images)
+        assert ids(path) == ["0.jpg", "1.jpg", "2.jpg"]
+        assert labels(path) == [None] * 3
+        assert [entry.landmarks for entry in listed(path)] == [
+            tuple(value + k for value in LANDMARKS) for k in range(3)
+        ]
+        assert shades(path) == [0, 1, 2]
+        assert all(file.is_file() for file in open_collection(path).files())
+
+    def test_may_differ_in_what_does_not_matter(self, tmp_path: Path) -> None:
+        content = LANDMARK_LINES.replace("\n", "\r\n").replace(" ", "\t", 3) + "\n"
+        assert ids(self.write(tmp_path, content)) == ["0.jpg", "1.jpg", "2.jpg"]
+
+    def test_names_why_an_image_cannot_be_read(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path)
+        (tmp_path / "loose_crop" / "1.jpg").unlink()
+        collection = open_collection(path)
+        _, lost, _ = collection.entries()
+        with pytest.raises(UnusableImageError, match="cannot be read: No such file"):
+            collection.read(lost)
+
+    def test_without_its_images_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"first image 0\.jpg is neither beside it nor in .*"):
+            listed(self.write(tmp_path, images="elsewhere"))
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("3.jpg 1 2 3\n", r"line 4 cannot be read \(3 numbers\); expected a name, ten"),
+            ("3.jpg 1 2 3 4 5 6 7 8 9 10 11 12\n", "line 4 cannot be read .12 numbers"),
+            ("3.jpg 1 2 3 4 5 6 7 8 9 x 1\n", "line 4 cannot be read .could not convert"),
+            ("\0.jpg 1 2 3 4 5 6 7 8 9 1 1\n", "line 4 cannot be read"),
+            ("x" * 9000, "line 4 cannot be read"),
+        ],
+    )
+    def test_that_is_damaged_is_refused(self, tmp_path: Path, line: str, message: str) -> None:
+        with pytest.raises(InputError, match=rf"5pts_score\.txt: {message}"):
+            listed(self.write(tmp_path, LANDMARK_LINES + line))
+
+
 def as_npy(path: Path, pixels: NDArray[Any]) -> Path:
     np.save(path.with_suffix(".npy"), pixels)
     return path.with_suffix(".npy")
@@ -1065,7 +1119,10 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
 def kinds(root: Path) -> list[tuple[Path, Path]]:
     """Write a collection of each kind that is one file, and name the file to damage."""
     records = write_insightface(root / "r.rec", [png(1), png(2), png(3)])
+    (root / "0.jpg").write_bytes(png())
+    (root / "l.txt").write_text(LANDMARK_LINES)
     files = [
+        root / "l.txt",
         table_of(root / "t", 4),
         write_parquet(root / "t", {"path": ["a", "b"], "box": [BOX, BOX]}),
         write_tar(root / "gnu.tar", SHARD, tarfile.GNU_FORMAT),
@@ -1076,7 +1133,7 @@ def kinds(root: Path) -> list[tuple[Path, Path]]:
     return [*((path, path) for path in files), (records, records.with_suffix(".idx"))]
 
 
-@pytest.mark.parametrize("kind", range(7))
+@pytest.mark.parametrize("kind", range(8))
 def test_no_damage_is_met_with_anything_but_a_reason(tmp_path: Path, kind: int) -> None:
     path, file = kinds(tmp_path)[kind]
     whole = file.read_bytes()

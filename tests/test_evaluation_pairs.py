@@ -79,7 +79,7 @@ class TestCsv:
         many = self.write(tmp_path / "q.csv", *(["a,b,1", "a,c,0"] * 11))
         fold = read_pairs(many, "abc").fold
         assert fold is not None
-        assert np.bincount(fold).tolist() == [3, 2, 2, 2, 2, 3, 2, 2, 2, 2]
+        assert np.bincount(fold).tolist() == [3, 3, 2, 2, 2, 2, 2, 2, 2, 2]
 
     def test_takes_integer_ids(self, tmp_path: Path) -> None:
         path = self.write(tmp_path / "p.csv", "7,8,1", "7,9,0")
@@ -106,7 +106,7 @@ class TestCsv:
 
     def test_other_files_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(cg.InputError, match="not a list of pairs that is known"):
-            read_pairs(tmp_path / "p.bin", "abc")
+            read_pairs(tmp_path / "p.dat", "abc")
         with pytest.raises(cg.InputError, match="cannot be read as a CSV file"):
             read_pairs(tmp_path / "p.csv", "abc")
 

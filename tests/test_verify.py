@@ -262,7 +262,7 @@ class TestRefusals:
             ({"resamples": -1}, "resamples: -1 given"),
             ({"confidence": 1.0}, "confidence: 1.0 given"),
             ({"linear_map": a_map(np.eye(6))}, "target: none given, but a map to it"),
-            ({"pairs": "p.bin"}, "not a list of pairs"),
+            ({"pairs": "p.dat"}, "not a list of pairs"),
         ],
     )
     def test_arguments_that_make_no_sense(
@@ -274,7 +274,7 @@ class TestRefusals:
     def test_rows_that_nobody_is_known_of(self) -> None:
         with pytest.raises(cg.InputError, match="has no labels, so that nobody knows who is who"):
             cg.verify(embeddings())
-        with pytest.raises(cg.InputError, match="has no ids, which the pairs"):
+        with pytest.raises(cg.InputError, match="has no ids, which the images of p.csv"):
             cg.verify(embeddings(), pairs="p.csv")
 
 

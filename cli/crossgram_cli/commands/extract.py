@@ -52,8 +52,9 @@ def command(
 
     IMAGES is a folder tree whose first folders are the labels; a .csv or .parquet list with the
     column path, and maybe id, label, box and landmarks; a .tar shard or a folder of them, as
-    WebDataset has them; a .rec file with its .idx, as insightface distributes face sets; LFW's
-    pairs.txt beside the people's folders; a .npy or Zarr array of pixels.
+    WebDataset has them; a .rec file with its .idx, as insightface distributes face sets, or a .bin
+    file of pairs; LFW's pairs.txt beside the people's folders; IJB-C's name_5pts_score.txt, the
+    images beside it or in ../loose_crop; a .npy or Zarr array of pixels.
 
     What is done is kept in OUT.partial until all is; after an interruption, the same command goes
     on from there.

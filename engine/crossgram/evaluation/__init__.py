@@ -12,6 +12,12 @@ from crossgram.evaluation.measuring import Verification
 from crossgram.evaluation.pair_list import PairList, all_pairs, read_pairs
 from crossgram.evaluation.resampling import Interval
 from crossgram.evaluation.splits import Overlap
+from crossgram.evaluation.templates import (
+    Pooling,
+    Templates,
+    read_template_pairs,
+    read_templates,
+)
 from crossgram.evaluation.verifying import VerificationReport, verify
 
 __all__ = [
@@ -24,6 +30,8 @@ __all__ = [
     "OpenSetPoint",
     "Overlap",
     "PairList",
+    "Pooling",
+    "Templates",
     "Verification",
     "VerificationReport",
     "all_pairs",
@@ -31,5 +39,7 @@ __all__ = [
     "folded_accuracy",
     "identify",
     "read_pairs",
+    "read_template_pairs",
+    "read_templates",
     "verify",
 ]

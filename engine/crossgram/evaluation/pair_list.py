@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crossgram.errors import InputError
+from crossgram.images.bin_file import image_id, paired_faces
 from crossgram.images.pairs import paired_images
 
-__all__ = ["MOST_PAIRS", "PairList", "all_pairs", "read_pairs"]
+__all__ = ["MOST_PAIRS", "PairList", "all_pairs", "read_pairs", "subjects_of"]
 
 _FOLDS = 10
 MOST_PAIRS = 20_000_000
@@ -86,8 +87,9 @@ def read_pairs(path: str | Path, ids: Sequence[Any]) -> PairList:
     ----------
     path : path
         LFW's pairs.txt, whose images are person/person_0001 with whatever ending the ids have; or
-        a .csv with the columns left, right (ids) and same (1 or 0), and maybe fold (whole numbers).
-        Without folds a CSV's pairs are cut into ten contiguous ones, if there are as many.
+        a .csv with the columns left, right (ids) and same (1 or 0), and maybe fold (whole numbers);
+        or insightface's .bin file, whose images are 00000, 00001 and so on by their positions.
+        Without folds, pairs are cut into ten contiguous ones, if there are as many.
     ids : sequence
         Of the rows.
 
@@ -97,23 +99,28 @@ def read_pairs(path: str | Path, ids: Sequence[Any]) -> PairList:
         At the first line that is no pair; if an image is not there: a protocol leaves out none.
     """
     location = Path(path)
-    if location.suffix.lower() == ".csv":
-        named = _from_csv(location)
-        row_of = {str(own): row for row, own in enumerate(ids)}
-    elif location.suffix.lower() == ".txt":
-        named = _from_lfw(location)
-        row_of = {str(own).rpartition(".")[0] or str(own): row for row, own in enumerate(ids)}
-    else:
+    kind = location.suffix.lower()
+    if kind not in _READERS:
         raise InputError(
-            f"{path}: not a list of pairs that is known; expected a .txt as LFW's, or a .csv"
+            f"{path}: not a list of pairs that is known; expected a .txt as LFW's, a .csv, or a "
+            ".bin as insightface's"
         )
-    left, right, same, fold = named
+    left, right, same, fold = _READERS[kind](location)
+    row_of = {str(own): row for row, own in enumerate(ids)}
+    if kind == ".txt":
+        row_of = {own.rpartition(".")[0] or own: row for own, row in row_of.items()}
     wanted = dict.fromkeys([*left, *right])
     missing = [name for name in wanted if name not in row_of]
     if missing:
         raise InputError(
             f"{path}: {len(missing):,} of its {len(wanted):,} images have no embedding in the "
             f"store, the first is {missing[0]}; a protocol leaves out no pair: embed them too"
+        )
+    if kind == ".bin" and len(row_of) != len(wanted):
+        # its ids are positions, which every other such file has, too
+        raise InputError(
+            f"{path}: has {len(wanted):,} images, the store {len(row_of):,}; give the store that "
+            "was extracted from this file"
         )
     if all(same) or not any(same):
         raise InputError(f"{path}: has pairs of one kind only; expected same and different people")
@@ -123,7 +130,7 @@ def read_pairs(path: str | Path, ids: Sequence[Any]) -> PairList:
         rows[1],
         np.array(same, bool),
         _folds(fold, len(same), path),
-        _subjects(rows, np.array(same, bool), len(ids)),
+        subjects_of(rows, np.array(same, bool), len(ids)),
     )
 
 
@@ -137,6 +144,12 @@ def _from_lfw(path: Path) -> _Named:
     same = [one[0] == other[0] for one, other in pairs]
     size = len(pairs) // sets
     return left, right, same, [str(k // size) for k in range(len(pairs))]
+
+
+def _from_bin(path: Path) -> _Named:
+    _, same = paired_faces(path)
+    left, right = ([image_id(2 * k + side) for k in range(len(same))] for side in (0, 1))
+    return left, right, same, None
 
 
 def _from_csv(path: Path) -> _Named:
@@ -167,6 +180,13 @@ def _from_csv(path: Path) -> _Named:
     return [row["left"] for row in rows], [row["right"] for row in rows], same, fold
 
 
+_READERS: Mapping[str, Callable[[Path], _Named]] = {
+    ".txt": _from_lfw,
+    ".csv": _from_csv,
+    ".bin": _from_bin,
+}
+
+
 def _folds(fold: list[str] | None, pairs: int, path: str | Path) -> NDArray[np.int64] | None:
     if fold is not None:
         _, numbers = np.unique(np.array(fold), return_inverse=True)
@@ -175,11 +195,23 @@ def _folds(fold: list[str] | None, pairs: int, path: str | Path) -> NDArray[np.i
         return numbers.astype(np.int64)
     if pairs < _FOLDS:
         return None
-    return np.arange(pairs) * _FOLDS // pairs
+    # as KFold(10, shuffle=False) of scikit-learn: the first ones have one pair more
+    sizes = [pairs // _FOLDS + (k < pairs % _FOLDS) for k in range(_FOLDS)]
+    return np.repeat(np.arange(_FOLDS), sizes)
 
 
-def _subjects(rows: NDArray[np.int64], same: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-    """Return a number for each person: images that pairs say to be of one are of one."""
+def subjects_of(rows: NDArray[np.int64], same: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+    """Return a number for each of `count` rows: rows that pairs say to be of one person have one.
+
+    Parameters
+    ----------
+    rows : ndarray of int, shape (2, m)
+        Of the pairs.
+    same : ndarray of bool, shape (m,)
+        Which are of one person.
+    count : int
+        Of all rows.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,12 @@ from crossgram.evaluation.pair_list import MOST_PAIRS, PairList, all_pairs, read
 from crossgram.evaluation.resampling import check_draws
 from crossgram.evaluation.scoring import METRICS, as_wide, prepared
 from crossgram.evaluation.splits import Overlap, checked_overlap, split_notes
+from crossgram.evaluation.templates import (
+    Pooling,
+    Templates,
+    read_template_pairs,
+    read_templates,
+)
 from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids
 from crossgram.progress import Progress, ProgressCallback, ignore
@@ -64,6 +70,8 @@ class VerificationReport:
         What the fit chosen with the evaluation; None if it was not said what was fitted on.
     notes : tuple of str
         What to know before relying on the figures.
+    pooling : Pooling or None
+        How images became templates, where templates were compared.
     """
 
     comparisons: tuple[Verification, ...]
@@ -80,6 +88,7 @@ class VerificationReport:
     confidence: float
     overlap: Overlap | None
     notes: tuple[str, ...]
+    pooling: Pooling | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -102,6 +111,9 @@ def verify(
     linear_map: LinearMap | str | Path | None = None,
     back: LinearMap | str | Path | None = None,
     pairs: str | Path | None = None,
+    templates: str | Path | None = None,
+    normalize_images: bool = False,
+    detector_scores: str | Path | None = None,
     names: Sequence[str] | None = None,
     metric: str = "cosine",
     fars: Sequence[float] = FARS,
@@ -128,6 +140,16 @@ def verify(
         A list of pairs as `read_pairs` takes it; by default all pairs of the labelled images. More
         than 20 million are counted in bins and not stored: by the cosine, in float32, without
         intervals, and the area to about 1e-5; everything else stays exact.
+    templates : path, optional
+        Which images make up which templates, as `read_templates` takes it: then `pairs` is a list
+        of pairs of templates, as `read_template_pairs` takes it. Images' embeddings are mapped,
+        then maybe divided by their lengths, then maybe multiplied by the detector's scores, and
+        then pooled to templates, which are compared.
+    normalize_images : bool
+        With templates: divide the embeddings of images by their lengths, after the map. (A map
+        that was fitted with `normalize` divides its source rows by itself, before.)
+    detector_scores : path, optional
+        With templates: the detector's score of each image, as `read_templates` takes it.
     names : sequence of str, optional
         What the two spaces are called.
     metric : {"cosine", "euclidean"}
@@ -174,6 +196,9 @@ def verify(
         given,
         {ends: one for ends, one in maps.items() if one is not None},
         pairs=pairs,
+        templates=templates,
+        normalize_images=normalize_images,
+        detector_scores=detector_scores,
         names=names,
         metric=metric,
         fars=fars,
@@ -192,6 +217,9 @@ def verify_spaces(
     maps: Mapping[tuple[int, int], LinearMap | str | Path],
     *,
     pairs: str | Path | None = None,
+    templates: str | Path | None = None,
+    normalize_images: bool = False,
+    detector_scores: str | Path | None = None,
     names: Sequence[str] | None = None,
     metric: str = "cosine",
     fars: Sequence[float] = FARS,
@@ -212,21 +240,29 @@ def verify_spaces(
         are in memory at a time.
     maps : mapping of (int, int) to LinearMap or path
         By the positions of source and target.
-    pairs, names, metric, fars, tar, resamples, confidence, seed, fitted_on, allow_overlap, progress
-        As for `verify`, which says what is raised, too.
+
+    The other parameters, what is returned and what is raised are as for `verify`.
     """
     _check(metric, fars, tar, resamples, confidence)
+    _check_templates(pairs, templates, normalize_images, detector_scores)
     sources, called = open_spaces(spaces, names)
     check_counts(sources)
     check_ids(sources, 0, sources[0].rows)
     usable = usable_rows(sources)
-    chosen = _chosen(sources, pairs, usable, fars, metric, tar)
-    shared = checked_overlap(sources, chosen.rows, fitted_on, allow_overlap)
+    if templates is None or pairs is None:
+        pooled = None
+        chosen = _chosen(sources, pairs, usable, fars, metric, tar)
+        images = chosen.rows
+    else:
+        pooled = _templates(sources, templates, usable, normalize_images, detector_scores)
+        chosen = Sorted(read_template_pairs(pairs, pooled), True, metric, tar, fars)
+        images = pooled.images_of(chosen.rows)
+    shared = checked_overlap(sources, images, fitted_on, allow_overlap)
     loaded = {
         (i, j): loaded_map(one, sources[i], sources[j], f"{called[i]} to {called[j]}")
         for (i, j), one in maps.items()
     }
-    met = _Meeting(sources, called, loaded, usable, metric)
+    met = _Meeting(sources, called, loaded, usable, _ready(metric, pooled))
     drawing = Drawing(0 if isinstance(chosen, Binned) else resamples, confidence, seed)
     total = len(sources) ** 2 + 2 * len(loaded)
     found: list[Verification] = []
@@ -249,7 +285,7 @@ def verify_spaces(
     )
     return VerificationReport(
         comparisons=tuple(found),
-        images=len(chosen.rows),
+        images=len(images),
         left_out=int((~usable).sum()) if pairs is None else 0,
         people=chosen.people,
         genuine_pairs=chosen.genuine,
@@ -262,6 +298,7 @@ def verify_spaces(
         confidence=confidence,
         overlap=shared,
         notes=tuple(_notes(chosen, fars, shared, bool(loaded))),
+        pooling=None if pooled is None else pooled.pooling(chosen.rows),
     )
 
 
@@ -272,6 +309,24 @@ def _check(metric: str, fars: Sequence[float], tar: str, resamples: int, confide
     for far in fars:
         allowed_false_accepts(far, 1)
     check_draws(resamples, confidence)
+
+
+def _check_templates(
+    pairs: str | Path | None,
+    templates: str | Path | None,
+    normalize_images: bool,
+    detector_scores: str | Path | None,
+) -> None:
+    if templates is None and (normalize_images or detector_scores is not None):
+        raise InputError(
+            "templates: none given, but how images are pooled to them; give the list of templates "
+            "(--templates)"
+        )
+    if templates is not None and pairs is None:
+        raise InputError(
+            f"pairs: none given for the templates of {templates}; give the list "
+            "of pairs of templates (--pairs)"
+        )
 
 
 def _chosen(
@@ -304,21 +359,64 @@ def _chosen(
 
 
 def _listed(sources: Sequence[Source], pairs: str | Path, usable: NDArray[np.bool_]) -> PairList:
+    read = read_pairs(pairs, _ids(sources, pairs))
+    _refuse_masked(sources, pairs, np.append(read.left, read.right), usable)
+    return read
+
+
+def _ids(sources: Sequence[Source], path: str | Path) -> list[Any]:
     ids = next((one.ids for one in sources if one.ids is not None), None)
     if ids is None:
         raise InputError(
-            f"{sources[0].label}: has no ids, which the pairs of {pairs} are named by; make the "
+            f"{sources[0].label}: has no ids, which the images of {path} are named by; make the "
             "store with ids"
         )
-    read = read_pairs(pairs, ids.read(0, len(ids)).tolist())
-    used = np.append(read.left, read.right)
-    if not usable[used].all():
-        row = int(used[np.argmin(usable[used])])
+    return list(ids.read(0, len(ids)).tolist())
+
+
+def _refuse_masked(
+    sources: Sequence[Source],
+    path: str | Path,
+    rows: NDArray[np.int64],
+    usable: NDArray[np.bool_],
+) -> None:
+    if not usable[rows].all():
+        row = int(rows[np.argmin(usable[rows])])
         raise InputError(
-            f"{pairs}: {ids.read(row, row + 1)[0]} has no embedding in {sources[0].label}, its row "
+            f"{path}: {_ids(sources, path)[row]} has no embedding in {sources[0].label}, its row "
             "is masked; a protocol leaves out no pair: mend the image and embed it again"
         )
+
+
+def _templates(
+    sources: Sequence[Source],
+    path: str | Path,
+    usable: NDArray[np.bool_],
+    normalize_images: bool,
+    detector_scores: str | Path | None,
+) -> Templates:
+    read = read_templates(
+        path,
+        _ids(sources, path),
+        normalize_images=normalize_images,
+        detector_scores=detector_scores,
+    )
+    _refuse_masked(sources, path, read.images, usable)
     return read
+
+
+_Ready = Callable[[NDArray[np.floating], str], NDArray[np.float64]]
+
+
+def _ready(metric: str, templates: Templates | None) -> _Ready:
+    """Return what makes of the embeddings of all images the rows that are compared."""
+
+    def ready(rows: NDArray[np.floating], name: str) -> NDArray[np.float64]:
+        if templates is None:
+            return prepared(rows, metric, name)
+        return prepared(templates.pool(rows, name), metric, f"templates of {name}")
+
+    return ready
 
 
 @dataclass(frozen=True)
@@ -329,13 +427,13 @@ class _Meeting:
     names: Sequence[str]
     maps: Mapping[tuple[int, int], LinearMap]
     usable: NDArray[np.bool_]
-    metric: str
+    ready: _Ready
 
     def at(self, target: int) -> Iterator[Comparison]:
         """Yield the comparisons in one space, the native one first."""
         name = self.names[target]
         native = f"{name} with {name}"
-        own = self._prepared(self._rows(target), name)
+        own = self.ready(self._rows(target), name)
         yield Comparison(native, "native", name, name, own, own, None)
         for source, other in enumerate(self.names):
             if source == target:
@@ -344,7 +442,7 @@ class _Meeting:
             fitted = self.maps.get((source, target))
             if fitted is not None:
                 called = f"{other} to {name}"
-                mapped = self._prepared(fitted.apply(rows), called)
+                mapped = self.ready(fitted.apply(rows), called)
                 yield Comparison(
                     f"{called} with {name}", "mapped", other, name, mapped, own, native
                 )
@@ -358,7 +456,7 @@ class _Meeting:
                     native,
                 )
             called = f"{other} unmapped with {name}"
-            cut = self._prepared(as_wide(rows, own.shape[1]), called)
+            cut = self.ready(as_wide(rows, own.shape[1]), called)
             yield Comparison(called, "unmapped", other, name, cut, own, native)
 
     def _rows(self, position: int) -> NDArray[np.floating]:
@@ -368,9 +466,6 @@ class _Meeting:
         # in no pair, and NaN
         rows[~self.usable] = 1
         return rows
-
-    def _prepared(self, rows: NDArray[np.floating], name: str) -> NDArray[np.float64]:
-        return prepared(rows, self.metric, name)
 
 
 def _notes(

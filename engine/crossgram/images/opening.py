@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from crossgram.errors import InputError
+from crossgram.images.bin_file import BinFile
 from crossgram.images.entry import Collection
 from crossgram.images.folder import ImageFolder, is_image_name
+from crossgram.images.landmark_list import LandmarkList, is_landmark_list
 from crossgram.images.pairs import PairsFile
 from crossgram.images.pixel_array import PixelArray
 from crossgram.images.record_io import RecordFile
@@ -22,6 +24,7 @@ _FILES: Mapping[str, type[Collection]] = {
     ".parquet": ImageTable,
     ".tar": TarShards,
     ".rec": RecordFile,
+    ".bin": BinFile,
     ".npy": PixelArray,
     ".txt": PairsFile,
 }
@@ -35,8 +38,8 @@ def open_collection(path: str | Path) -> Collection:
     ----------
     path : path
         A folder tree of images; a .csv or .parquet list; a .tar shard or a folder of them; a .rec
-        file with its .idx; LFW's pairs.txt in the tree of its images; a .npy or Zarr array of
-        pixels.
+        file with its .idx; insightface's .bin file of pairs; LFW's pairs.txt in the tree of its
+        images; IJB-C's name_5pts_score.txt; a .npy or Zarr array of pixels.
 
     Raises
     ------
@@ -56,6 +59,8 @@ def open_collection(path: str | Path) -> Collection:
             f"{root}: not a collection of images that is known; expected a folder, a Zarr array, "
             f"or a file that ends in {', '.join(_FILES)}"
         )
+    if kind is PairsFile and is_landmark_list(root):
+        return LandmarkList(root)
     return kind(root)  # type: ignore[call-arg]
 
 

@@ -16,7 +16,7 @@ from crossgram_cli.commands.evaluate.options import (
 from crossgram_cli.shared import computes, emit, progress_bar
 
 if TYPE_CHECKING:
-    from crossgram.evaluation import Verification, VerificationReport
+    from crossgram.evaluation import Pooling, Verification, VerificationReport
 
 __all__ = ["verify"]
 
@@ -31,8 +31,28 @@ _FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 @click.option(
     "--pairs",
     type=click.Path(),
-    help="LFW's pairs.txt, or a .csv with left, right (ids), same (1 or 0) and maybe fold; by "
-    "default all pairs of the images, by their labels.",
+    help="LFW's pairs.txt, a .csv with left, right (ids), same (1 or 0) and maybe fold, or "
+    "insightface's .bin file; by default all pairs of the images, by their labels. With "
+    "--templates, a .txt of lines of two templates and 1 or 0.",
+)
+@click.option(
+    "--templates",
+    type=click.Path(),
+    help="Compare templates of images, as IJB-B and IJB-C do: a .txt of lines of an image, its "
+    "template and its media, such as ijbc_face_tid_mid.txt. Embeddings of images are mapped "
+    "first; a template is the sum over its media of the mean over the images of each.",
+)
+@click.option(
+    "--normalize-images",
+    is_flag=True,
+    help="With --templates: divide embeddings by their lengths, after the map and before they are "
+    "pooled (N of IJB's switches; F, image and mirrored image, is extract's --flip sum).",
+)
+@click.option(
+    "--detector-scores",
+    type=click.Path(),
+    help="With --templates: multiply embeddings by the scores in this list, such as "
+    "ijbc_name_5pts_score.txt, before they are pooled (D).",
 )
 @names_option
 @click.option(
@@ -80,6 +100,9 @@ def verify(
     Example:  crossgram evaluate verify a.zarr --pairs pairs.txt
               crossgram evaluate verify a.zarr b.zarr --map a-to-b.safetensors \\
                   --back b-to-a.safetensors --fitted-on a-train.zarr
+              crossgram evaluate verify a.zarr b.zarr --map a-to-b.safetensors --resamples 0 \\
+                  --templates ijbc_face_tid_mid.txt --pairs ijbc_template_pair_label.txt \\
+                  --detector-scores ijbc_name_5pts_score.txt
     """
     import crossgram as cg
 
@@ -116,10 +139,22 @@ def _text(report: VerificationReport) -> str:
     lines = [
         ("figures", f"in percent{intervals_text(report)}"),
         ("images", f"{report.images:,} of {report.people:,} people{left_out}"),
+        *_pooling_lines(report.pooling),
         ("pairs", f"{report.genuine_pairs:,} genuine, {report.impostor_pairs:,} impostor"),
         *(("note", note) for note in report.notes),
     ]
     return "\n\n".join([*tables, aligned(lines)])
+
+
+def _pooling_lines(pooling: Pooling | None) -> list[tuple[str, str]]:
+    if pooling is None:
+        return []
+    images = "divided by its length" if pooling.normalized_images else "with its length"
+    images += ", times the detector's score" if pooling.detector_scores else ", without a score"
+    return [
+        ("templates", f"{pooling.templates:,} of {pooling.media:,} media"),
+        ("pooled", f"after the map, each image's embedding {images}"),
+    ]
 
 
 def _ordered(own: Verification, cells: list[str]) -> list[str]:
