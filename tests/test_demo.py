@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shlex
 import shutil
@@ -18,6 +19,7 @@ from PIL import Image
 from strategies import rows_of
 
 import crossgram as cg
+from crossgram.atlases.words import headline
 from crossgram.demonstration import (
     ClosedSet,
     Demonstration,
@@ -107,7 +109,7 @@ class TestRefusals:
             [ENTRY[0], "-c", code, "demo"], cwd=tmp_path, capture_output=True, text=True
         )
         assert done.returncode == 2
-        assert "pip install 'crossgram[extract,sklearn]'" in done.stderr
+        assert "pip install 'crossgram[extract,sklearn,report]'" in done.stderr
         assert "Traceback" not in done.stderr
         assert not list(tmp_path.iterdir())
 
@@ -195,10 +197,39 @@ class TestStory:
         store.read(0, rows)
         assert store.labels is not None
         labels = store.labels.read(0, store.rows).astype(int)
-        mapped = cg.LinearMap.load(folder / "a-to-b.safetensors").apply(rows)
+        fitted = folder / "atlas" / "maps" / "a-to-b.safetensors"
+        mapped = cg.LinearMap.load(fitted).apply(rows)
         logits = ClassifierHead.load(folder / "held-out" / "b.head.safetensors").logits(mapped)
         accuracy = np.mean(logits.argmax(axis=1) == labels)
         assert accuracy == made[1]["closed_set"]["mapped"]["a"]
+
+    def test_it_ends_with_reports_of_the_same_figures(self, made: tuple) -> None:
+        folder = made[0] / "crossgram-demo"
+        closed, new = (
+            cg.load_atlas(folder / part / "atlas") for part in ("closed-set", "open-set")
+        )
+        found = {
+            (own.kind, own.source): own.top[1]
+            for pair in closed.classification
+            for own in pair.report.classifications
+        }
+        for kind, name in (("native", "own"), ("mapped", "mapped"), ("unmapped", "unmapped")):
+            for network in NAMES:
+                assert found[kind, network] == made[1]["closed_set"][name][network]
+        assert new.verification is not None
+        across = {own.comparison: own for own in new.verification.comparisons}["a to b with b"]
+        expected = made[1]["open_set"]["mapped"]
+        assert across.area_under_curve == pytest.approx(expected["area_under_curve"], abs=1e-6)
+        assert new.split.fitted_on == tuple(
+            f"crossgram-demo/open-set/learnt/{n}.zarr" for n in NAMES
+        )
+        assert (new.split.shared_images, new.split.shared_people) == (0, 0)
+        text = _text(restored(made[1]), "crossgram")
+        for part, atlas in (("closed-set", closed), ("open-set", new)):
+            report = folder / part / "atlas" / "report.html"
+            page = html.unescape(report.read_text())
+            assert all(line in page for line in headline(atlas))
+            assert f"  crossgram-demo/{part}/atlas/report.html" in text.splitlines()
 
     def test_the_stores_name_images_that_are_there(self, made: tuple) -> None:
         store = cg.EmbeddingStore.open(
@@ -212,8 +243,11 @@ class TestStory:
         self, made: tuple, tmp_path: Path
     ) -> None:
         shutil.copytree(made[0] / "crossgram-demo", tmp_path / "crossgram-demo")
-        (tmp_path / "crossgram-demo" / "closed-set" / "my-map.safetensors").write_text("mine")
-        assert "no demo made" in refused("demo", cwd=tmp_path)
+        maps = tmp_path / "crossgram-demo" / "closed-set" / "atlas" / "maps"
+        for mine in (maps.parent.parent / "my-map.safetensors", maps / "my-map.safetensors"):
+            mine.write_text("mine")
+            assert "no demo made" in refused("demo", cwd=tmp_path)
+            mine.unlink()
 
     def test_an_earlier_demo_is_replaced(self, made: tuple) -> None:
         assert not (made[0] / "crossgram-demo" / "closed-set" / "images" / "of-old").exists()

@@ -26,6 +26,7 @@ __all__ = ["Demonstration", "NetworkFacts", "demonstrate"]
 _CLOSED, _OPEN = "closed-set", "open-set"
 _RECORD = "demo.json"
 _FIRST_NEW_DIGIT = 7
+_LEVELS = ("*", "*/*", "*/*/*", "*/atlas/maps/*")
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def _may_be_replaced(directory: Path) -> bool:
 
 
 def _contents(directory: Path) -> list[str]:
-    """Return the names of three levels: what a user might add lies beside the stores and maps."""
-    paths = (*directory.glob("*"), *directory.glob("*/*"), *directory.glob("*/*/*"))
+    """Return the names of three levels, and of the maps: a user might add something there."""
+    paths = (path for level in _LEVELS for path in directory.glob(level))
     names = (path.relative_to(directory).as_posix() for path in paths)
     return sorted(name for name in names if name != _RECORD)

@@ -100,7 +100,7 @@ def verify(
     Example:  crossgram evaluate verify a.zarr --pairs pairs.txt
               crossgram evaluate verify a.zarr b.zarr --map a-to-b.safetensors \\
                   --back b-to-a.safetensors --fitted-on a-train.zarr
-              crossgram evaluate verify a.zarr b.zarr --map a-to-b.safetensors --resamples 0 \\
+              crossgram evaluate verify a.zarr b.zarr --map a-to-b.safetensors \\
                   --templates ijbc_face_tid_mid.txt --pairs ijbc_template_pair_label.txt \\
                   --detector-scores ijbc_name_5pts_score.txt
     """
