@@ -139,7 +139,7 @@ def _text(made: Atlas, folder: str) -> str:
     from crossgram.atlases.words import headline, split_in_words
     from crossgram_cli.text import aligned, columns
 
-    parts = []
+    parts = ["\n".join(headline(made))]
     for matrix in (own for own in matrices_of(made) if own.name in _SHOWN):
         top = [f"{matrix.title}, from / to", *made.names]
         rows = [
@@ -149,7 +149,7 @@ def _text(made: Atlas, folder: str) -> str:
         parts.append(columns([top, *rows], text=1))
     files = sorted(path.name for path in Path(folder).iterdir())
     lines = [
-        *(("", sentence) for sentence in headline(made)),
+        ("figures", "in percent, but R2; on the diagonal those of a network by itself"),
         ("split", split_in_words(made)),
         *(("note", note) for note in made.notes),
         ("atlas", f"{folder}: {', '.join(files)}"),

@@ -83,12 +83,12 @@ class Matrix:
 
     @property
     def is_share(self) -> bool:
-        """Whether the figure is a share, shown in percent."""
-        return self.task != "comparison"
+        """Whether the figure is a share of images, shown in percent."""
+        return self.task not in ("comparison", "map")
 
     def shown(self, value: float) -> str:
-        """Return a value for people: percent, or three decimals of a measure."""
-        return f"{100 * value:.1f}" if self.is_share else f"{value:.3f}"
+        """Return a value for people: in percent, or three decimals of R2 or a measure."""
+        return f"{100 * value:.2f}" if self.is_share else f"{value:.3f}"
 
     def text(self, source: str, target: str) -> str:
         """Return a cell for people."""
