@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import crossgram as cg
 from crossgram.accumulation import Options, prepared
-from crossgram.merge_tree import MergeTree
+from crossgram.merge_tree import MergeTree, merge_folds
 from crossgram.moments import Moments
 from crossgram.plan import make_plan
 from crossgram.row_checks import unmasked_tiles
@@ -123,7 +123,7 @@ class TestMergeTree:
         rows = np.random.default_rng(len(order)).standard_normal((7 * len(order), 2))
 
         def merged(indices: Any) -> Moments:
-            tree = MergeTree(len(order))
+            tree = MergeTree(len(order), merge_folds)
             for index in indices:
                 tree.add(index, [moments_of([rows[7 * index : 7 * index + 7]])])
             (result,) = tree.result()
@@ -136,7 +136,7 @@ class TestMergeTree:
     def test_takes_segments_from_many_threads(self) -> None:
         count = 64
         rows = np.random.default_rng(1).standard_normal((count, 5, 2))
-        expected, tree = MergeTree(count), MergeTree(count)
+        expected, tree = MergeTree(count, merge_folds), MergeTree(count, merge_folds)
         for index in range(count):
             expected.add(index, [moments_of([rows[index]])])
 

@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crossgram.accumulator import TILE_ROWS, Accumulator, Workspace
+from crossgram.accumulator import TILE_ROWS
 from crossgram.errors import InputError
 from crossgram.fingerprint import fingerprint, id_sum
 from crossgram.folds import FOLD_BY, FoldedMoments, with_history
 from crossgram.grouping import Assign, assigner, assigner_to, balanced_weights
 from crossgram.history import Operation
-from crossgram.merge_tree import MergeTree
+from crossgram.merge_tree import MergeTree, merge_folds
 from crossgram.moments import Moments
 from crossgram.pairing import (
     at_rows,
@@ -33,7 +33,8 @@ from crossgram.pairing import (
 from crossgram.plan import Plan, make_plan
 from crossgram.preconditioner import Preconditioner
 from crossgram.progress import Progress, ProgressCallback, ignore
-from crossgram.residual_moments import ResidualAccumulator, ResidualMoments
+from crossgram.residual_moments import ResidualMoments
+from crossgram.segment_sums import MomentsWork, ResidualWork, Sums, Work, add_block
 from crossgram.source import Source, SourceLike, open_source
 from crossgram.spaces import Space, all_pairs, map_pairs, unique_names
 from crossgram.stream import Block, stream_segments
@@ -129,25 +130,6 @@ class Options:
                     f"norms: given with {name}, but unbiased CKA needs every block and rows of "
                     f"weight 1; leave out the norms or the {name}"
                 )
-
-
-_Sums = TypeVar("_Sums", Moments, ResidualMoments)
-_Sums_co = TypeVar("_Sums_co", covariant=True)
-
-
-class _Accumulating(Protocol[_Sums_co]):
-    """What turns blocks of rows into sums that merge."""
-
-    def add(
-        self,
-        blocks: Sequence[NDArray[Any]],
-        *,
-        weights: NDArray[np.float64] | None,
-        row_numbers: Sequence[NDArray[np.int64]],
-        masked: NDArray[np.bool_] | None,
-    ) -> None: ...
-
-    def moments(self) -> _Sums_co: ...
 
 
 @dataclass(frozen=True)
@@ -275,7 +257,7 @@ class Pass:
 
     def collect(self, progress: ProgressCallback = ignore) -> Moments | FoldedMoments:
         """Read everything once and return the moments, also if all rows are in one fold."""
-        folds = self._reduce(self._accumulators, self.plan.folds, "accumulate", progress)
+        folds = self._reduce(self._moments_of(self.plan), self.plan.folds, "accumulate", progress)
         if self._assign is None:
             return folds[0]
         return FoldedMoments(tuple(folds), self._options.group_by)
@@ -284,8 +266,8 @@ class Pass:
         self, preconditioner: Preconditioner, progress: ProgressCallback = ignore
     ) -> Moments:
         """Read everything again; return the moments of the rows that a preconditioner makes."""
-        accumulators = partial(self._accumulators, preconditioner=preconditioner)
-        return self._reduce(accumulators, 1, "accumulate again", progress)[0]
+        work = replace(self._moments_of(self.plan), preconditioner=preconditioner)
+        return self._reduce(work, 1, "accumulate again", progress)[0]
 
     def residuals(
         self,
@@ -294,98 +276,51 @@ class Pass:
         progress: ProgressCallback = ignore,
     ) -> ResidualMoments:
         """Read everything again; return the sums of a map's residuals, to about 100 bits."""
-
-        def accumulators(count: int) -> list[ResidualAccumulator]:
-            return [
-                ResidualAccumulator(
-                    self.plan.spaces,
-                    coefficients,
-                    bias,
-                    skip_nonfinite=self._options.on_nonfinite == "skip",
-                    labels=[source.label for source in self.sources],
-                )
-            ]
-
         # computing takes so long that reading need not be far ahead, and memory besides
         chunks = [s.chunk_rows for s in self.sources if s.chunk_rows <= self.plan.block_rows]
         plan = replace(self.plan, block_rows=max([TILE_ROWS, *chunks]), ring_blocks=2)
-        return replace(self, plan=plan)._reduce(accumulators, 1, "residuals", progress)[0]
+        work = ResidualWork(plan, self._labels, self._skips, coefficients, bias)
+        return self._reduce(work, 1, "residuals", progress)[0]
+
+    @property
+    def _labels(self) -> tuple[str, ...]:
+        return tuple(source.label for source in self.sources)
+
+    @property
+    def _skips(self) -> bool:
+        return self._options.on_nonfinite == "skip"
+
+    def _moments_of(self, plan: Plan) -> MomentsWork:
+        return MomentsWork(plan, self._labels, self._skips, self._options.norms)
 
     def _reduce(
-        self,
-        accumulators: Callable[[int], Sequence[_Accumulating[_Sums]]],
-        folds: int,
-        stage: str,
-        progress: ProgressCallback,
-    ) -> list[_Sums]:
-        tree: MergeTree[_Sums] = MergeTree(self.plan.segments)
+        self, work: Work[Sums], folds: int, stage: str, progress: ProgressCallback
+    ) -> list[Sums]:
+        plan = work.plan
+        tree: MergeTree[list[Sums]] = MergeTree(plan.segments, merge_folds)
+        assign = self._assign if folds > 1 else None
         done = 0
 
         def report(rows: int) -> None:
             nonlocal done
             done += rows
-            row_bytes = self.plan.bytes_to_read // self.plan.rows
-            progress(Progress(stage, done, self.plan.rows, done * row_bytes))
+            row_bytes = plan.bytes_to_read // plan.rows
+            progress(Progress(stage, done, plan.rows, done * row_bytes))
+
+        def consumer() -> Callable[[Block], None]:
+            accumulators = work.accumulators(folds)
+
+            def consume(block: Block) -> None:
+                add_block(block, accumulators, self.sources, self._weights, assign)
+                if block.is_last:
+                    tree.add(block.segment.index, [each.moments() for each in accumulators])
+
+            return consume
 
         stream_segments(
-            self.plan,
-            self.sources,
-            lambda: self._consumer(tree, accumulators(folds)),
-            check=partial(check_ids, self.sources),
-            progress=report,
+            plan, self.sources, consumer, check=partial(check_ids, self.sources), progress=report
         )
         return tree.result()
-
-    def _accumulators(
-        self, count: int, preconditioner: Preconditioner | None = None
-    ) -> list[Accumulator]:
-        plan = self.plan
-        workspace = Workspace.allocate(plan.spaces, plan.pairs, plan.precision)
-        return [
-            Accumulator(
-                plan.spaces,
-                plan.pairs,
-                precision=plan.precision,
-                skip_nonfinite=self._options.on_nonfinite == "skip",
-                labels=[source.label for source in self.sources],
-                workspace=workspace,
-                norms=self._options.norms,
-                preconditioner=preconditioner,
-            )
-            for _ in range(count)
-        ]
-
-    def _consumer(
-        self, tree: MergeTree[_Sums], accumulators: Sequence[_Accumulating[_Sums]]
-    ) -> Callable[[Block], None]:
-        def consume(block: Block) -> None:
-            numbers = [source.row_numbers(block.start, block.stop) for source in self.sources]
-            weights = None if self._weights is None else self._weights[block.start : block.stop]
-            if self._assign is None or len(accumulators) == 1:
-                accumulators[0].add(
-                    block.rows, weights=weights, row_numbers=numbers, masked=block.masked
-                )
-            else:
-                assigned = self._assign(block.start, block.stop)
-                for k in np.unique(assigned):
-                    rows = _selection(assigned == k)
-                    accumulators[k].add(
-                        [array[rows] for array in block.rows],
-                        weights=None if weights is None else weights[rows],
-                        row_numbers=[own[rows] for own in numbers],
-                        masked=None if block.masked is None else block.masked[rows],
-                    )
-            if block.is_last:
-                tree.add(block.segment.index, [each.moments() for each in accumulators])
-
-        return consume
-
-
-def _selection(wanted: NDArray[np.bool_]) -> slice | NDArray[np.int64]:
-    """Return the rows that are wanted; a run of them as a slice, which copies nothing."""
-    rows = np.flatnonzero(wanted)
-    run = slice(int(rows[0]), int(rows[-1]) + 1)
-    return run if run.stop - run.start == len(rows) else rows
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["MergeTree"]
+__all__ = ["MergeTree", "merge_folds"]
 
 
 class _Absorbing(Protocol):
@@ -14,9 +15,17 @@ class _Absorbing(Protocol):
 
 
 _Sums = TypeVar("_Sums", bound=_Absorbing)
+_Node = TypeVar("_Node")
 
 
-class MergeTree(Generic[_Sums]):
+def merge_folds(left: list[_Sums], right: list[_Sums]) -> list[_Sums]:
+    """Return the sums of two runs of rows, one per fold, in the memory of the first's."""
+    for first, second in zip(left, right, strict=True):
+        first.absorb(second)
+    return left
+
+
+class MergeTree(Generic[_Node]):
     """Merges neighbours as they arrive, in any order, always in the same tree.
 
     Leaves 0 and 1, 2 and 3, ... merge first, then their parents; a node without a right
@@ -27,15 +36,18 @@ class MergeTree(Generic[_Sums]):
     ----------
     leaves : int
         How many segments there are.
+    merge : callable
+        Gives of two neighbours, the left one first, what stands for both; they belong to it.
     """
 
-    def __init__(self, leaves: int) -> None:
+    def __init__(self, leaves: int, merge: Callable[[_Node, _Node], _Node]) -> None:
         self._leaves = leaves
-        self._waiting: dict[tuple[int, int], list[_Sums]] = {}
+        self._merge = merge
+        self._waiting: dict[tuple[int, int], _Node] = {}
         self._lock = threading.Lock()
 
-    def add(self, index: int, leaf: list[_Sums]) -> None:
-        """Add the sums of segment `index`, one per fold; they belong to the tree from now."""
+    def add(self, index: int, leaf: _Node) -> None:
+        """Add what stands for segment `index`; it belongs to the tree from now."""
         level, node = 0, leaf
         while True:
             with self._lock:
@@ -46,13 +58,10 @@ class MergeTree(Generic[_Sums]):
                     return
                 other = self._waiting.pop((level, sibling), None)
             if other is not None:
-                left, right = (other, node) if sibling < index else (node, other)
-                for first, second in zip(left, right, strict=True):
-                    first.absorb(second)
-                node = left
+                node = self._merge(*((other, node) if sibling < index else (node, other)))
             level, index = level + 1, index // 2
 
-    def result(self) -> list[_Sums]:
-        """Return the sums of all segments, one per fold."""
+    def result(self) -> _Node:
+        """Return what stands for all segments."""
         ((_, root),) = self._waiting.items()
         return root
