@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crossgram.accumulator import TILE_ROWS
+from crossgram.cluster_sums import Apart, sums_on_cluster
 from crossgram.errors import InputError
 from crossgram.fingerprint import fingerprint, id_sum
 from crossgram.folds import FOLD_BY, FoldedMoments, with_history
@@ -86,6 +87,9 @@ class Options:
         Threads; by default the processors that this process may use.
     norms : bool
         Keep the sums that unbiased CKA needs too; not with `maps` or `weights`.
+    client : distributed.Client, optional
+        Of a Dask cluster whose workers are to do it, a segment at a time; `memory` is then that of
+        each, and a result the same bit for bit.
     """
 
     names: Sequence[str] | None = None
@@ -101,6 +105,7 @@ class Options:
     memory: int | None = None
     threads: int | None = None
     norms: bool = False
+    client: Any = None
 
     def __post_init__(self) -> None:
         choices = {
@@ -151,6 +156,7 @@ class Pass:
     _assign: Assign | None
     _given: Sequence[Source] = ()
     _solve: tuple[int, int] | None = None
+    _grouped_by: str | None = None
 
     def run(
         self, progress: ProgressCallback = ignore, *, record: bool = False
@@ -253,7 +259,7 @@ class Pass:
         """
         options = replace(self._options, folds=folds)
         plan = _plan(self.sources, self.plan.spaces, options, self._solve, scoring)
-        return replace(self, plan=plan, _options=options, _assign=assign)
+        return replace(self, plan=plan, _options=options, _assign=assign, _grouped_by=None)
 
     def collect(self, progress: ProgressCallback = ignore) -> Moments | FoldedMoments:
         """Read everything once and return the moments, also if all rows are in one fold."""
@@ -282,6 +288,10 @@ class Pass:
         work = ResidualWork(plan, self._labels, self._skips, coefficients, bias)
         return self._reduce(work, 1, "residuals", progress)[0]
 
+    def _weights_of(self, start: int, stop: int) -> NDArray[np.float64]:
+        assert self._weights is not None
+        return self._weights[start:stop]
+
     @property
     def _labels(self) -> tuple[str, ...]:
         return tuple(source.label for source in self.sources)
@@ -307,11 +317,16 @@ class Pass:
             row_bytes = plan.bytes_to_read // plan.rows
             progress(Progress(stage, done, plan.rows, done * row_bytes))
 
+        if self._options.client is not None:
+            apart = Apart(self._weights, folds, self._grouped_by, assign)
+            return sums_on_cluster(self._options.client, work, self.sources, apart, report)
+        weigh = None if self._weights is None else self._weights_of
+
         def consumer() -> Callable[[Block], None]:
             accumulators = work.accumulators(folds)
 
             def consume(block: Block) -> None:
-                add_block(block, accumulators, self.sources, self._weights, assign)
+                add_block(block, accumulators, self.sources, weigh, assign)
                 if block.is_last:
                     tree.add(block.segment.index, [each.moments() for each in accumulators])
 
@@ -351,7 +366,8 @@ def prepared(
             weights: NDArray[np.float64] | None = balanced_weights(paired)
         else:
             weights = checked_weights(options.weights, plan.rows)
-        yield Pass(plan, paired, options, weights, assign, sources, solve)
+        grouped_by = options.group_by if options.folds else None
+        yield Pass(plan, paired, options, weights, assign, sources, solve, grouped_by)
 
 
 def planned(
@@ -400,7 +416,7 @@ def _plan(
         folds=options.folds or 1,
         precision=options.precision,
         memory=options.memory,
-        threads=options.threads,
+        threads=options.threads if options.client is None else 1,
         joining=0 if options.join is None else joining_bytes(sources),
         norms=options.norms,
         solve=solve,

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from crossgram.errors import InputError, RunError
+import numpy as np
+
+import crossgram
+from crossgram.errors import InputError, MemoryLimitError, RunError
 from crossgram.plan import available_threads
 
-__all__ = ["check_sees", "cluster_client", "over_workers"]
+__all__ = [
+    "WAITING_TASKS",
+    "check_sees",
+    "check_workers",
+    "cluster_client",
+    "outcome_of",
+    "over_workers",
+    "threads_of",
+]
 
 _CONNECT_SECONDS = 10
-_WAITING_TASKS = 2
+WAITING_TASKS = 2
 """Per thread of a worker: what it can begin at once when a task is done."""
 
 
@@ -111,6 +123,61 @@ def check_sees(client: Any, paths: Sequence[Path]) -> None:
                 )
 
 
+def check_workers(client: Any, paths: Sequence[str], memory: int) -> None:
+    """Refuse a cluster whose workers cannot do a pass, before it begins.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Of the cluster.
+    paths : sequence of str
+        What every worker must see.
+    memory : int
+        Bytes that a task holds.
+
+    Raises
+    ------
+    InputError
+        If a worker is of another version of crossgram, NumPy or Python, or does not see a path.
+    MemoryLimitError
+        If the tasks that a worker does at once do not fit its memory.
+    """
+    _check_versions(client)
+    check_sees(client, [Path(path) for path in paths])
+    for worker, facts in client.scheduler_info(n_workers=-1)["workers"].items():
+        limit, needed = facts["memory_limit"], memory * facts["nthreads"]
+        if limit and needed > limit:
+            raise MemoryLimitError(
+                f"memory: the worker {worker} has {limit / 1e6:,.0f} MB, its {facts['nthreads']} "
+                f"tasks at once hold {needed / 1e6:,.0f} MB; give it more, or fewer threads"
+            )
+
+
+def _check_versions(client: Any) -> None:
+    own = _versions()
+    try:
+        found = client.run(_versions)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"workers: a worker has no crossgram ({error}); install the same version there"
+        ) from error
+    for worker, theirs in found.items():
+        for name, version in own.items():
+            if theirs[name] != version:
+                raise InputError(
+                    f"workers: {worker} has {name} {theirs[name]}, here is {version}; results "
+                    "would not be the same: install the same versions everywhere"
+                )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "crossgram": crossgram.__version__,
+        "numpy": np.__version__,
+        "Python": platform.python_version(),
+    }
+
+
 def over_workers(
     client: Any, work: Callable[..., Any], items: Iterator[Any], shared: Any, *, large: bool = False
 ) -> Iterator[Any]:
@@ -131,12 +198,9 @@ def over_workers(
         Sent with each item; or to each worker once, if it is large, and then lost with the last
         worker.
     """
-    from concurrent.futures import CancelledError
-
-    from distributed import KilledWorker, as_completed
+    from distributed import as_completed
 
     sent = client.scatter(shared, broadcast=True, hash=False) if large else shared
-    threads = sum(client.nthreads().values()) or 1
     pending = set()
 
     def submit(count: int) -> list[Any]:
@@ -145,23 +209,10 @@ def over_workers(
         pending.update(futures)
         return futures
 
-    completed = as_completed(submit(threads * (1 + _WAITING_TASKS)), loop=client.loop)
+    completed = as_completed(submit(threads_of(client) * (1 + WAITING_TASKS)), loop=client.loop)
     try:
         for future in completed:
-            try:
-                result = future.result()
-            except KilledWorker as error:
-                raise RunError(
-                    f"a task was given to several workers, and each died of it ({error}); look "
-                    "into the workers' logs, give them more memory, and run again"
-                ) from error
-            except (CancelledError, OSError) as error:
-                if future.status == "error":
-                    raise RunError(f"a task failed on its worker: {error}") from error
-                raise RunError(
-                    f"the cluster was lost ({type(error).__name__}: {error}); start it and run "
-                    "again"
-                ) from error
+            result = outcome_of(future)
             pending.discard(future)
             completed.update(submit(1))
             yield result
@@ -169,3 +220,35 @@ def over_workers(
         # of those that a cluster goes on with, nobody will ask for the result
         with suppress(Exception):
             client.cancel(list(pending), force=True)
+
+
+def threads_of(client: Any) -> int:
+    """Return how many tasks a cluster does at once, at least 1."""
+    return sum(client.nthreads().values()) or 1
+
+
+def outcome_of(future: Any) -> Any:
+    """Return what a task gave, or raise what it raised.
+
+    Raises
+    ------
+    RunError
+        If every worker that was given it died, it failed of the system, or the cluster is gone.
+    """
+    from concurrent.futures import CancelledError
+
+    from distributed import KilledWorker
+
+    try:
+        return future.result()
+    except KilledWorker as error:
+        raise RunError(
+            f"a task was given to several workers, and each died of it ({error}); look into the "
+            "workers' logs, give them more memory, and run again"
+        ) from error
+    except (CancelledError, OSError) as error:
+        if future.status == "error":
+            raise RunError(f"a task failed on its worker: {error}") from error
+        raise RunError(
+            f"the cluster was lost ({type(error).__name__}: {error}); start it and run again"
+        ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -48,6 +48,11 @@ class Work(Protocol[_Sums_co]):
     @property
     def plan(self) -> Plan:
         """Of the pass."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What messages call the sources."""
         ...
 
     def accumulators(self, folds: int) -> Sequence[Accumulating[_Sums_co]]:
@@ -136,7 +141,7 @@ def add_block(
     block: Block,
     accumulators: Sequence[Accumulating[Sums]],
     sources: Sequence[Source],
-    weights: NDArray[np.float64] | None,
+    weigh: Callable[[int, int], NDArray[np.float64]] | None,
     assign: Assign | None,
 ) -> None:
     """Add a block of paired rows to the sums of their folds.
@@ -149,13 +154,13 @@ def add_block(
         One per fold.
     sources : sequence of Source
         Where the rows are from.
-    weights : ndarray, shape (rows,), or None
-        Of all rows.
+    weigh : callable or None
+        Gives the weights of the rows from a start to a stop; None if they all count alike.
     assign : Assign or None
         Which fold rows are in; None if there is one.
     """
     numbers = [source.row_numbers(block.start, block.stop) for source in sources]
-    own = None if weights is None else weights[block.start : block.stop]
+    own = None if weigh is None else weigh(block.start, block.stop)
     if assign is None or len(accumulators) == 1:
         accumulators[0].add(block.rows, weights=own, row_numbers=numbers, masked=block.masked)
         return

@@ -69,6 +69,10 @@ class Source:
         Which row of what `label` names each row is, where rows were joined in another order.
     signature : str or None
         What made the embeddings, as `Space` has it.
+    address : str or None
+        What another process opens it by; None of what is in this one only.
+    blocks : dask.array.Array or None
+        The rows, where they are a Dask array.
     """
 
     label: str
@@ -82,6 +86,8 @@ class Source:
     masked: Column | None = None
     origin: RowFile | NDArray[np.int64] | None = None
     signature: str | None = None
+    address: str | None = None
+    blocks: Any = None
 
     def row_numbers(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return what messages call the rows `start` to `stop`."""
@@ -155,7 +161,7 @@ def _open_path(path: Path) -> Source:
         )
     node = open_node(path)
     if isinstance(node, zarr.Array):
-        return _from_zarr(node, str(path))
+        return _from_zarr(node, str(path), str(path))
     return _from_store(EmbeddingStore.open(path))
 
 
@@ -171,10 +177,11 @@ def _from_store(store: EmbeddingStore) -> Source:
         labels=store.labels,
         masked=store.masked,
         signature=store.signature,
+        address=str(store.path),
     )
 
 
-def _from_zarr(array: zarr.Array[Any], label: str) -> Source:
+def _from_zarr(array: zarr.Array[Any], label: str, address: str | None = None) -> Source:
     check_matrix(array.shape, array.dtype, label)
     check_array(array, label)
     return Source(
@@ -184,6 +191,7 @@ def _from_zarr(array: zarr.Array[Any], label: str) -> Source:
         dtype=array.dtype,
         chunk_rows=chunk_rows(array),
         read=lambda start, out: read_rows(array, start, out, label, all_stored=True),
+        address=address,
     )
 
 
@@ -215,7 +223,8 @@ def _from_dask(array: Any, name: str) -> Source:
             )
         out[:] = rows
 
-    return Source(name, array.shape[0], array.shape[1], array.dtype, max(array.chunks[0]), read)
+    rows, dim = array.shape
+    return Source(name, rows, dim, array.dtype, max(array.chunks[0]), read, blocks=array)
 
 
 def _from_npy(path: Path) -> Source:
@@ -227,7 +236,7 @@ def _from_npy(path: Path) -> Source:
         read = _column_reader(path, offset, rows)
     else:
         read = raw_reader(path, offset, dim * dtype.itemsize)
-    return Source(str(path), rows, dim, dtype, 1, read)
+    return Source(str(path), rows, dim, dtype, 1, read, address=str(path))
 
 
 def read_npy_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:

@@ -1,0 +1,300 @@
+"""A pass over the workers of a cluster: a task per segment, merges as tasks, in the fixed tree."""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import islice
+from typing import Any, Generic
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossgram.blas_threads import one_blas_thread
+from crossgram.cluster import WAITING_TASKS, check_workers, outcome_of, threads_of
+from crossgram.errors import InputError
+from crossgram.grouping import Assign, assigner_to
+from crossgram.merge_tree import MergeTree, merge_folds
+from crossgram.pairing import check_ids
+from crossgram.plan import Segment
+from crossgram.segment_sums import Sums, Work, add_block
+from crossgram.source import Source, open_source
+from crossgram.stream import StreamFailure, read_blocks
+
+__all__ = ["Apart", "sums_on_cluster"]
+
+_MOST_GROUPS = 64
+"""Runs of segments whose sums are merged by workers and then come here: a worker that is lost takes
+no more with it than what it has of a few of these."""
+
+_MERGES_FIRST = 1
+
+
+@dataclass(frozen=True)
+class Apart:
+    """What rows are weighed by and divided into.
+
+    Attributes
+    ----------
+    weights : ndarray, shape (rows,), or None
+        Of all rows.
+    folds : int
+        Sets of sums to keep apart.
+    by : str or None
+        What workers find a row's fold by, "rows", "ids" or "labels"; None if `assign` tells it.
+    assign : Assign or None
+        Which fold rows are in.
+    """
+
+    weights: NDArray[np.float64] | None
+    folds: int
+    by: str | None
+    assign: Assign | None
+
+
+@dataclass(frozen=True)
+class _Job(Generic[Sums]):
+    """What the tasks of a pass have in common."""
+
+    run: str
+    work: Work[Sums]
+    addresses: tuple[str | None, ...]
+    folds: int
+    by: str | None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a task has of its own."""
+
+    segment: Segment
+    weights: NDArray[np.float64] | None
+    assigned: NDArray[np.int64] | None
+
+
+def sums_on_cluster(
+    client: Any,
+    work: Work[Sums],
+    sources: Sequence[Source],
+    apart: Apart,
+    report: Callable[[int], None],
+) -> list[Sums]:
+    """Return the sums of all rows, one per fold: the same, bit for bit, as of one machine.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Of the cluster.
+    work : Work
+        Which sums.
+    sources : sequence of Source
+        Paired rows, that workers can open, or Dask arrays.
+    apart : Apart
+        Weights and folds.
+    report : callable
+        Called with the rows of each segment that is done.
+
+    Raises
+    ------
+    InputError
+        If a source is in this process only, or workers cannot be used: they do not see a source,
+        are of another version, or have too little memory. Of the kind that fits, the failure in
+        the earliest segment.
+    RunError
+        If workers die of a task, or the cluster is lost.
+    """
+    for source in sources:
+        if source.address is None and source.blocks is None:
+            raise InputError(
+                f"{source.label}: lies in this process, where no worker sees it; write it to a "
+                "store that they see, or give a Dask array"
+            )
+    addresses = tuple(source.address for source in sources)
+    paths = [own for own in addresses if own is not None]
+    check_workers(client, paths, work.plan.planned_memory_bytes)
+    job = _Job(uuid.uuid4().hex, work, addresses, apart.folds, apart.by)
+    return _Run(client, job, sources, apart).sums(report)
+
+
+class _Run(Generic[Sums]):
+    """The tasks of a pass: which are out, and what became of those that are done."""
+
+    def __init__(
+        self, client: Any, job: _Job[Sums], sources: Sequence[Source], apart: Apart
+    ) -> None:
+        from distributed import as_completed
+
+        self._client, self._plan = client, job.work.plan
+        self._sources, self._apart = sources, apart
+        # a task of its own, so that it is made again if all who have it are lost
+        self._job = client.submit(_as_it_is, job, pure=False)
+        self._groups: _Groups[Sums] = _Groups(client, self._plan.segments)
+        self._numbers = iter(range(self._plan.segments))
+        self._segments: dict[Any, int] = {}
+        self._roots: dict[Any, int] = {}
+        self._failures: dict[int, InputError] = {}
+        self._completed = as_completed(loop=client.loop)
+
+    def sums(self, report: Callable[[int], None]) -> list[Sums]:
+        self._hand_out(threads_of(self._client) * (1 + WAITING_TASKS))
+        try:
+            for future in self._completed:
+                if future in self._roots:
+                    self._groups.merge(self._roots.pop(future), outcome_of(future))
+                elif self._is_done(future):
+                    segment = self._plan.segment(self._segments[future])
+                    report(segment.stop - segment.start)
+                    self._collect(future)
+            if self._failures:
+                raise self._failures[min(self._failures)]
+            return self._groups.result()
+        finally:
+            out = [*self._segments, *self._roots]
+            if out:
+                self._client.cancel(out, force=True)
+
+    def _hand_out(self, count: int) -> None:
+        for index in islice(self._numbers, count):
+            segment = self._plan.segment(index)
+            rows = _rows_of(self._client, self._sources, segment)
+            future = self._client.submit(
+                _segment, _part(self._apart, segment), self._job, *rows, pure=False
+            )
+            self._segments[future] = index
+            self._completed.add(future)
+
+    def _is_done(self, future: Any) -> bool:
+        """Tell whether a segment's sums are there; keep why not, if the input is to blame."""
+        if future.status == "finished":
+            return True
+        try:
+            outcome_of(future)
+        except InputError as error:
+            self._failures[self._segments.pop(future)] = error
+            # those that are out, before it, may fail too
+            self._numbers = iter(range(0))
+        return False
+
+    def _collect(self, future: Any) -> None:
+        index = self._segments.pop(future)
+        for group, root in self._groups.add(index, future):
+            self._roots[root] = group
+            self._completed.add(root)
+        self._hand_out(1)
+
+
+class _Groups(Generic[Sums]):
+    """The lower part of the tree, of tasks, and the upper part, which is merged here."""
+
+    def __init__(self, client: Any, segments: int) -> None:
+        self._client = client
+        self._segments = segments
+        self._size = 1
+        while self._size * _MOST_GROUPS < segments:
+            self._size *= 2
+        self._lower: dict[int, MergeTree[Any]] = {}
+        self._missing: dict[int, int] = {}
+        self._upper: MergeTree[list[Sums]] = MergeTree(-(-segments // self._size), merge_folds)
+
+    def add(self, index: int, future: Any) -> Iterator[tuple[int, Any]]:
+        """Add the sums of a segment; yield the group that is whole by it, and its sums."""
+        group, place = divmod(index, self._size)
+        if group not in self._lower:
+            leaves = min(self._size, self._segments - group * self._size)
+            self._lower[group] = MergeTree(leaves, self._merge_task)
+            self._missing[group] = leaves
+        self._lower[group].add(place, future)
+        self._missing[group] -= 1
+        if not self._missing[group]:
+            yield group, self._lower.pop(group).result()
+
+    def merge(self, group: int, sums: list[Sums]) -> None:
+        """Add the sums of a whole group."""
+        self._upper.add(group, sums)
+
+    def result(self) -> list[Sums]:
+        """Return the sums of all groups."""
+        return self._upper.result()
+
+    def _merge_task(self, left: Any, right: Any) -> Any:
+        return self._client.submit(_merged, left, right, pure=False, priority=_MERGES_FIRST)
+
+
+def _part(apart: Apart, segment: Segment) -> _Part:
+    rows = segment.start, segment.stop
+    told = apart.folds > 1 and apart.by is None and apart.assign is not None
+    return _Part(
+        segment,
+        None if apart.weights is None else apart.weights[slice(*rows)],
+        apart.assign(*rows) if told and apart.assign is not None else None,
+    )
+
+
+def _rows_of(client: Any, sources: Sequence[Source], segment: Segment) -> list[Any]:
+    """Return, of sources that are Dask arrays, the rows of a segment, which stay on the cluster."""
+    return [
+        client.compute(source.blocks[segment.start : segment.stop])
+        for source in sources
+        if source.address is None
+    ]
+
+
+def _as_it_is(job: _Job[Sums]) -> _Job[Sums]:
+    return job
+
+
+def _segment(part: _Part, job: _Job[Sums], *arrays: NDArray[Any]) -> list[Sums]:
+    """Return the sums of a segment, one per fold; what each worker does."""
+    plan, segment = job.work.plan, part.segment
+    given = iter(arrays)
+    sources = [
+        _from_rows(next(given), segment, plan.rows, label) if own is None else own
+        for own, label in zip(_opened(job.run, job.addresses), job.work.labels, strict=True)
+    ]
+    assign: Assign | None = None
+    if part.assigned is not None:
+        assign = partial(_slice, part.assigned, segment.start)
+    elif job.folds > 1 and job.by is not None:
+        assign = assigner_to(sources, job.folds, job.by)
+    weigh = None if part.weights is None else partial(_slice, part.weights, segment.start)
+    accumulators = job.work.accumulators(job.folds)
+    blocks = read_blocks(
+        sources,
+        [segment],
+        block_rows=plan.block_rows,
+        ring_blocks=plan.ring_blocks,
+        check=partial(check_ids, sources),
+    )
+    try:
+        with one_blas_thread(), closing(blocks):
+            for block in blocks:
+                add_block(block, accumulators, sources, weigh, assign)
+    except StreamFailure as failure:
+        raise failure.cause from None
+    return [each.moments() for each in accumulators]
+
+
+def _merged(left: list[Sums], right: list[Sums]) -> list[Sums]:
+    # what a task was given belongs to the worker
+    return merge_folds(copy.deepcopy(left), right)
+
+
+@lru_cache(maxsize=2)
+def _opened(run: str, addresses: tuple[str | None, ...]) -> list[Source | None]:
+    """Open what a run reads, once per worker."""
+    return [None if address is None else open_source(address) for address in addresses]
+
+
+def _from_rows(array: NDArray[Any], segment: Segment, rows: int, label: str) -> Source:
+    def read(start: int, out: NDArray[Any]) -> None:
+        out[:] = array[start - segment.start : start - segment.start + len(out)]
+
+    return Source(label, rows, array.shape[1], array.dtype, 1, read)
+
+
+def _slice(values: NDArray[Any], first: int, start: int, stop: int) -> NDArray[Any]:
+    return values[start - first : stop - first]
