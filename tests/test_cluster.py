@@ -22,7 +22,7 @@ def client() -> Iterator[Client]:
     """A cluster of one worker that is a thread of this process, and sees what is in it."""
     with (
         LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"
         ) as cluster,
         Client(cluster, set_as_default=False) as own,
     ):

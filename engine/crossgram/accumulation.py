@@ -36,7 +36,7 @@ from crossgram.preconditioner import Preconditioner
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.residual_moments import ResidualMoments
 from crossgram.segment_sums import MomentsWork, ResidualWork, Sums, Work, add_block
-from crossgram.source import Source, SourceLike, open_source
+from crossgram.source import Source, SourceLike, computed_by, open_source
 from crossgram.spaces import Space, all_pairs, map_pairs, unique_names
 from crossgram.stream import Block, stream_segments
 
@@ -386,6 +386,9 @@ def _opened(
     spaces: Sequence[SourceLike], options: Options
 ) -> tuple[list[Source], tuple[Space, ...]]:
     sources, names = open_spaces(spaces, options.names)
+    if options.client is not None:
+        # also of arrays that are kept on the cluster
+        sources = [computed_by(source, _on(options.client)) for source in sources]
     unknown = set(_chosen(options.normalize)) - set(names)
     if unknown:
         raise InputError(f"normalize: no space {min(unknown)!r}; there are {', '.join(names)}")
@@ -399,6 +402,14 @@ def _opened(
         for name, source in zip(names, sources, strict=True)
     )
     return sources, described
+
+
+def _on(client: Any) -> Callable[[Any], NDArray[Any]]:
+    def compute(rows: Any) -> NDArray[Any]:
+        found: NDArray[Any] = client.compute(rows).result()
+        return found
+
+    return compute
 
 
 def _plan(

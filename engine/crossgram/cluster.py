@@ -91,7 +91,7 @@ def cluster_client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             # of workers that die, say: their tasks are done again
             silence_logs=logging.CRITICAL,
         ) as cluster,

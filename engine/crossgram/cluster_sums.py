@@ -109,9 +109,12 @@ def sums_on_cluster(
     """
     for source in sources:
         if source.address is None and source.blocks is None:
+            where = "lies in this process"
+            if source.origin is not None:
+                where = "is in another order, and was joined in temporary files of this machine"
             raise InputError(
-                f"{source.label}: lies in this process, where no worker sees it; write it to a "
-                "store that they see, or give a Dask array"
+                f"{source.label}: {where}, where no worker sees it; write it to a store that they "
+                "see, or give a Dask array"
             )
     addresses = tuple(source.address for source in sources)
     paths = [own for own in addresses if own is not None]
@@ -269,12 +272,16 @@ def _segment(part: _Part, job: _Job[Sums], *arrays: NDArray[Any]) -> list[Sums]:
         ring_blocks=plan.ring_blocks,
         check=partial(check_ids, sources),
     )
+    cause: BaseException | None = None
     try:
         with one_blas_thread(), closing(blocks):
             for block in blocks:
                 add_block(block, accumulators, sources, weigh, assign)
     except StreamFailure as failure:
-        raise failure.cause from None
+        cause = failure.cause
+    if cause is not None:
+        # by itself: what refers to it could not be sent
+        raise cause
     return [each.moments() for each in accumulators]
 
 

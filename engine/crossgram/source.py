@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,6 +29,7 @@ __all__ = [
     "SourceLike",
     "check_matrix",
     "check_npy_size",
+    "computed_by",
     "masked_rows",
     "open_source",
     "raw_reader",
@@ -161,7 +162,7 @@ def _open_path(path: Path) -> Source:
         )
     node = open_node(path)
     if isinstance(node, zarr.Array):
-        return _from_zarr(node, str(path), str(path))
+        return _from_zarr(node, str(path), str(path.absolute()))
     return _from_store(EmbeddingStore.open(path))
 
 
@@ -177,7 +178,7 @@ def _from_store(store: EmbeddingStore) -> Source:
         labels=store.labels,
         masked=store.masked,
         signature=store.signature,
-        address=str(store.path),
+        address=str(store.path.absolute()),
     )
 
 
@@ -214,8 +215,35 @@ def _from_dask(array: Any, name: str) -> Source:
     if isinstance(getattr(array, "_meta", None), np.ma.MaskedArray):
         raise InputError(f"{name}: {_MASKED}")
 
+    def compute(rows: Any) -> NDArray[Any]:
+        found: NDArray[Any] = rows.compute(scheduler="synchronous")
+        return found
+
+    rows, dim = array.shape
+    read = _dask_reader(array, name, compute)
+    return Source(name, rows, dim, array.dtype, max(array.chunks[0]), read, blocks=array)
+
+
+def computed_by(source: Source, compute: Callable[[Any], NDArray[Any]]) -> Source:
+    """Return a source that is a Dask array with its rows computed in another way.
+
+    Parameters
+    ----------
+    source : Source
+        Any; one that is no Dask array is returned as it is.
+    compute : callable
+        Gives the rows of a part of the array.
+    """
+    if source.blocks is None:
+        return source
+    return replace(source, read=_dask_reader(source.blocks, source.label, compute))
+
+
+def _dask_reader(
+    array: Any, name: str, compute: Callable[[Any], NDArray[Any]]
+) -> Callable[[int, NDArray[Any]], None]:
     def read(start: int, out: NDArray[Any]) -> None:
-        rows = array[start : start + len(out)].compute(scheduler="synchronous")
+        rows = compute(array[start : start + len(out)])
         if np.shape(rows) != out.shape:
             raise CorruptDataError(
                 f"{name}: Dask computed rows of shape {np.shape(rows)} where its array declares "
@@ -223,8 +251,7 @@ def _from_dask(array: Any, name: str) -> Source:
             )
         out[:] = rows
 
-    rows, dim = array.shape
-    return Source(name, rows, dim, array.dtype, max(array.chunks[0]), read, blocks=array)
+    return read
 
 
 def _from_npy(path: Path) -> Source:
@@ -236,7 +263,7 @@ def _from_npy(path: Path) -> Source:
         read = _column_reader(path, offset, rows)
     else:
         read = raw_reader(path, offset, dim * dtype.itemsize)
-    return Source(str(path), rows, dim, dtype, 1, read, address=str(path))
+    return Source(str(path), rows, dim, dtype, 1, read, address=str(path.absolute()))
 
 
 def read_npy_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:

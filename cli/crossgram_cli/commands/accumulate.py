@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossgram_cli.cluster import cluster, cluster_options
 from crossgram_cli.models import (
     given_network_options,
     model_options,
@@ -53,6 +54,7 @@ __all__ = ["command"]
     help="Keep sums of the rows' lengths too, from which `crossgram compare` gives unbiased CKA; "
     "not with --map or --weights.",
 )
+@cluster_options
 @click.option(
     "--from-images",
     type=click.Path(),
@@ -72,6 +74,8 @@ def command(
     normalize: bool,
     normalize_only: tuple[str, ...],
     folds: int | None,
+    workers: int | None,
+    scheduler: str | None,
     overwrite: bool,
     as_json: bool,
     **options: Any,
@@ -95,6 +99,8 @@ def command(
     given = given_network_options()
     networks, running = pop_networks(options), pop_running(options)
     _check_inputs(stores, from_images, networks, names)
+    if from_images is not None and (workers is not None or scheduler is not None):
+        raise click.UsageError("--workers, --scheduler: for STORES, not for --from-images")
     if given and from_images is None:
         raise click.UsageError(f"{', '.join(given)}: for --from-images, not for STORES")
     read = stores or tuple(filter(None, [from_images]))
@@ -108,9 +114,11 @@ def command(
         "normalize": normalize_only or normalize,
         "folds": folds or 0,
     }
-    with progress_bar() as progress:
+    with cluster(workers, scheduler) as client, progress_bar() as progress:
         if from_images is None:
-            moments = cg.accumulate(stores, names=names or None, progress=progress, **options)
+            moments = cg.accumulate(
+                stores, names=names or None, client=client, progress=progress, **options
+            )
         else:
             from crossgram.extraction import Options
 

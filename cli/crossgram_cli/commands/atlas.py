@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossgram_cli.cluster import cluster, cluster_options
 from crossgram_cli.options import solve_options, unweighted_row_options
 from crossgram_cli.shared import computes, emit, overwrite_option, progress_bar
 
@@ -93,6 +94,7 @@ _FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 )
 @solve_options
 @unweighted_row_options
+@cluster_options
 @overwrite_option
 @computes
 def command(
@@ -100,6 +102,8 @@ def command(
     output: str,
     names: tuple[str, ...],
     with_report: bool,
+    workers: int | None,
+    scheduler: str | None,
     overwrite: bool,
     as_json: bool,
     **options: Any,
@@ -120,11 +124,12 @@ def command(
 
     if with_report:
         check_report()
-    with progress_bar() as progress:
+    with cluster(workers, scheduler) as client, progress_bar() as progress:
         made = cg.atlas(
             spaces,
             output,
             names=names or None,
+            client=client,
             overwrite=overwrite,
             progress=progress,
             **options,

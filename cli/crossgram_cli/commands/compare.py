@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossgram_cli.cluster import cluster, cluster_options
 from crossgram_cli.options import row_options
 from crossgram_cli.shared import (
     check_reports,
@@ -53,6 +54,7 @@ _LONGEST_NAME = 13
     "--plot", type=click.Path(), help="Draw heat maps in this .svg, .png or .pdf; needs matplotlib."
 )
 @row_options
+@cluster_options
 @overwrite_option
 @computes
 @click.pass_context
@@ -65,6 +67,8 @@ def command(
     regularization: float,
     csv_file: str | None,
     plot: str | None,
+    workers: int | None,
+    scheduler: str | None,
     overwrite: bool,
     as_json: bool,
     **options: Any,
@@ -95,7 +99,9 @@ def command(
     given = {name: value for name, value in options.items() if _is_given(ctx, name)}
     if names:
         given["names"] = names
-    with progress_bar() as progress:
+    with cluster(workers, scheduler) as client, progress_bar() as progress:
+        if client is not None:
+            given["client"] = client
         compared = cg.compare(
             data[0] if len(data) == 1 else data,
             variance=variance,

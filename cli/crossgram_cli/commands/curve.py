@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossgram_cli.cluster import cluster, cluster_options
 from crossgram_cli.options import normalize_only_option, row_options
 from crossgram_cli.shared import (
     check_reports,
@@ -66,6 +67,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> l
 )
 @row_options
 @normalize_only_option
+@cluster_options
 @overwrite_option
 @computes
 def command(
@@ -75,6 +77,8 @@ def command(
     normalize_only: str | None,
     csv_file: str | None,
     plot: str | None,
+    workers: int | None,
+    scheduler: str | None,
     overwrite: bool,
     as_json: bool,
     **options: Any,
@@ -102,9 +106,14 @@ def command(
 
     read = [x, y, *filter(None, [options["weights"]])]
     check_reports(csv_file, plot, read, overwrite=overwrite)
-    with progress_bar() as progress:
+    with cluster(workers, scheduler) as client, progress_bar() as progress:
         curve = cg.learning_curve(
-            x, y, normalize=normalize_only or normalize, progress=progress, **options
+            x,
+            y,
+            normalize=normalize_only or normalize,
+            client=client,
+            progress=progress,
+            **options,
         )
     if csv_file is not None:
         write_csv([*curve.points, *curve.ranks], Path(csv_file), overwrite=overwrite)

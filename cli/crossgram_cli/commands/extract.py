@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossgram_cli.cluster import cluster_options
 from crossgram_cli.models import model_options, pop_networks, pop_running, running_options
 from crossgram_cli.options import layout_options
 from crossgram_cli.shared import INTERRUPTED, computes, emit, overwrite_option, progress_bar
@@ -23,12 +24,7 @@ __all__ = ["command"]
 @model_options(required=True)
 @click.option("--head", "heads", is_flag=True, help="Write the classifier that was cut off, too.")
 @running_options("--precision")
-@click.option("--workers", type=click.IntRange(1), help="Start so many Dask workers here.")
-@click.option(
-    "--scheduler",
-    metavar="ADDRESS",
-    help="Use the Dask cluster at this address; its workers must see IMAGES, OUT and the models.",
-)
+@cluster_options
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "float32", "float64"]),

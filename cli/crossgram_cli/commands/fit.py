@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossgram_cli.cluster import cluster, cluster_options
 from crossgram_cli.options import (
     normalize_only_option,
     output_option,
@@ -36,6 +37,7 @@ __all__ = ["command"]
     "helps; 0 reads them once.",
 )
 @normalize_only_option
+@cluster_options
 @click.option("--moments", type=click.Path(), help="Keep the moments too, in this file.")
 @overwrite_option
 @computes
@@ -47,6 +49,8 @@ def command(
     normalize_only: str | None,
     folds: int | None,
     moments: str | None,
+    workers: int | None,
+    scheduler: str | None,
     overwrite: bool,
     as_json: bool,
     **options: Any,
@@ -59,6 +63,7 @@ def command(
     \b
     Example:  crossgram fit a.zarr b.zarr -o a-to-b.safetensors
               crossgram fit a.zarr b.zarr -o a-to-b.safetensors --folds 5 --group-by labels
+              crossgram fit a.zarr b.zarr -o a-to-b.safetensors --scheduler tcp://head:8786
     """
     import crossgram as cg
     from crossgram.output import check_output, refuse_overlap
@@ -69,7 +74,7 @@ def command(
             refuse_overlap(Path(path), x, y, *filter(None, [options["weights"]]))
     if moments is not None:
         refuse_overlap(Path(moments), output)
-    with progress_bar() as progress:
+    with cluster(workers, scheduler) as client, progress_bar() as progress:
         report = cg.fit_with_report(
             x,
             y,
@@ -77,6 +82,7 @@ def command(
             folds=folds or 0,
             progress=progress,
             record=moments is not None,
+            client=client,
             **options,
         )
     report.map.save(output, overwrite=overwrite)

@@ -1,0 +1,207 @@
+"""Passes on a cluster: the same bits as on one machine, whatever happens to its workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+from distributed import Client
+
+import crossgram as cg
+from crossgram.cluster import cluster_client
+from crossgram.errors import InputError, MemoryLimitError, NonFiniteError, PairingError
+
+ROWS, SEGMENT = 150_000, 16_384
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Ten segments of two spaces."""
+    root = tmp_path_factory.mktemp("stores")
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, 1, size=(ROWS, 12)).astype("f4")
+    y = (x @ rng.normal(size=(12, 7)) + rng.normal(size=(ROWS, 7))).astype("f4")
+    for name, rows in (("a", x), ("b", y)):
+        with cg.EmbeddingStore.create(root / f"{name}.zarr", dim=rows.shape[1]) as writer:
+            ids = [f"{k}" for k in range(ROWS)]
+            writer.append(rows, ids=ids, labels=[f"p{k % 997}" for k in range(ROWS)])
+    return [root / "a.zarr", root / "b.zarr"]
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3])
+def client(request: pytest.FixtureRequest) -> Iterator[Client]:
+    with cluster_client(request.param, None) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Client]:
+    with cluster_client(2, None) as started:
+        yield started
+
+
+def assert_same_bits(found: Any, expected: Any) -> None:
+    folds = getattr(found, "folds", (found,)), getattr(expected, "folds", (expected,))
+    for one, other in zip(*folds, strict=True):
+        (tensors, facts), (wanted, known) = one.to_parts(), other.to_parts()
+        assert tensors.keys() == wanted.keys()
+        for name, tensor in tensors.items():
+            np.testing.assert_array_equal(tensor, wanted[name])
+        assert facts["rows"] == known["rows"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"folds": 3, "group_by": "labels", "normalize": True},
+        {"precision": "fast", "norms": True},
+        {"balance": True},
+    ],
+    ids=["plain", "folds", "fast", "balance"],
+)
+def test_bits_are_those_of_one_machine(
+    stores: list[Path], client: Client, options: dict[str, Any]
+) -> None:
+    rows: list[int] = []
+    found = cg.accumulate(
+        stores, client=client, progress=lambda done: rows.append(done.rows), **options
+    )
+    assert_same_bits(found, cg.accumulate(stores, **options))
+    assert found.history[0].ids == cg.accumulate(stores).history[0].ids
+    assert rows[-1] == ROWS
+    assert rows == sorted(rows)
+
+
+def test_seven_workers_that_are_threads(stores: list[Path]) -> None:
+    from distributed import LocalCluster
+
+    with (
+        LocalCluster(
+            n_workers=7, threads_per_worker=1, processes=False, dashboard_address=":0"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as own,
+    ):
+        assert_same_bits(cg.accumulate(stores, client=own), cg.accumulate(stores))
+
+
+def test_further_passes_are_made_there_too(tmp_path: Path, two: Client) -> None:
+    cg.synth(tmp_path / "pair", rows=40_000, source_dim=24, target_dim=8, condition=1e6, dtype="f8")
+    pair = tmp_path / "pair" / "a.zarr", tmp_path / "pair" / "b.zarr"
+    here, there = (cg.fit(*pair, digits=14, client=own) for own in (None, two))
+    assert here.certificate is not None
+    assert here.certificate.passes > 2
+    assert there.certificate == here.certificate
+    np.testing.assert_array_equal(there.weight, here.weight)
+
+
+class TestDaskArrays:
+    def test_rows_stay_on_the_cluster(self, two: Client) -> None:
+        here = os.getpid()
+
+        def block(block_id: tuple[int, int]) -> np.ndarray:
+            assert os.getpid() != here
+            rng = np.random.default_rng(block_id[0])
+            return rng.normal(size=(5000, 6)).astype("f4")
+
+        x = da.map_blocks(
+            block, chunks=((5000,) * 8, (6,)), dtype="f4", meta=np.empty((0, 0), "f4")
+        )
+        x = two.persist(x)
+        y = (2 * x[:, :3] + 1).astype("f4")
+        found = cg.accumulate([x, y], names=["x", "y"], client=two)
+        expected = cg.accumulate(
+            [two.compute(x).result(), two.compute(y).result()], names=["x", "y"]
+        )
+        assert found.rows == 40_000
+        # of other blocks than in memory, so not to the last bit
+        np.testing.assert_allclose(found.scatter("x", "y"), expected.scatter("x", "y"), rtol=1e-12)
+
+    def test_moments_are_part_of_a_graph(self, stores: list[Path], two: Client) -> None:
+        import dask
+
+        delayed = dask.delayed(cg.accumulate)([str(path) for path in stores])
+        whole = dask.delayed(cg.solve)(delayed, source="a", target="b")
+        fitted = two.compute(whole).result()
+        np.testing.assert_array_equal(fitted.weight, cg.fit(*stores).weight)
+
+
+class TestFailures:
+    def test_the_earliest_failure_is_raised(self, tmp_path: Path, two: Client) -> None:
+        rows = np.ones((6 * SEGMENT, 3), "f4")
+        rows[[SEGMENT + 7, 4 * SEGMENT]] = np.nan
+        np.save(tmp_path / "x.npy", rows)
+        with pytest.raises(NonFiniteError, match=rf"x\.npy: row {SEGMENT + 7} "):
+            cg.accumulate([tmp_path / "x.npy", tmp_path / "x.npy"], client=two)
+
+    def test_rows_of_other_images_are_found(self, tmp_path: Path, two: Client) -> None:
+        for name, ids in (("a", "xyz"), ("b", "xzy")):
+            with cg.EmbeddingStore.create(tmp_path / f"{name}.zarr", dim=2) as writer:
+                writer.append(np.eye(3, 2, dtype="f4"), ids=list(ids))
+        with pytest.raises(PairingError, match="row 1"):
+            cg.accumulate([tmp_path / "a.zarr", tmp_path / "b.zarr"], client=two)
+
+    def test_what_lies_in_this_process_is_refused(
+        self, stores: list[Path], tmp_path: Path, two: Client
+    ) -> None:
+        with pytest.raises(InputError, match="array 2: lies in this process"):
+            cg.accumulate([stores[0], np.ones((ROWS, 2))], client=two)
+        # in the same order, there is nothing to be joined
+        assert cg.accumulate(stores, join="ids", client=two).rows == ROWS
+        for name, ids in (("a", "xyz"), ("b", "xzy")):
+            with cg.EmbeddingStore.create(tmp_path / f"{name}.zarr", dim=2) as writer:
+                writer.append(np.eye(3, 2, dtype="f4"), ids=list(ids))
+        with pytest.raises(InputError, match=r"b\.zarr: is in another order, and was joined"):
+            cg.accumulate([tmp_path / "a.zarr", tmp_path / "b.zarr"], join="ids", client=two)
+
+    def test_workers_of_another_version_are_named(self, stores: list[Path]) -> None:
+        def older() -> None:
+            import crossgram
+
+            crossgram.__version__ = "0.0.1"
+
+        with cluster_client(1, None) as own:
+            own.run(older)
+            with pytest.raises(InputError, match=r"tcp://.* has crossgram 0\.0\.1, here is"):
+                cg.accumulate(stores, client=own)
+
+    def test_workers_without_the_memory_are_named(self, stores: list[Path]) -> None:
+        from distributed import LocalCluster
+
+        with (
+            LocalCluster(
+                n_workers=1,
+                threads_per_worker=1,
+                processes=False,
+                dashboard_address=":0",
+                memory_limit="20MB",
+            ) as cluster,
+            Client(cluster, set_as_default=False) as own,
+            pytest.raises(MemoryLimitError, match="has 20 MB, its 1 tasks at once hold"),
+        ):
+            cg.accumulate(stores, client=own)
+
+
+def test_killed_workers_cost_nothing_but_time(stores: list[Path]) -> None:
+    expected = cg.accumulate(stores)
+    with cluster_client(2, None) as own:
+        killed: list[int] = []
+
+        def kill(progress: cg.Progress) -> None:
+            # twice, whichever worker is there by then
+            if len(killed) < 2 and progress.rows > (2 + 3 * len(killed)) * SEGMENT:
+                alive = [pid for pid in own.run(os.getpid).values() if pid not in killed]
+                os.kill(alive[0], signal.SIGKILL)
+                killed.append(alive[0])
+
+        found = cg.accumulate(stores, client=own, progress=kill)
+    assert len(killed) == 2
+    assert_same_bits(found, expected)
+    assert found.rows == ROWS
+    assert found.history[0].ids == expected.history[0].ids
