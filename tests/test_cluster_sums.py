@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +210,75 @@ def test_killed_workers_cost_nothing_but_time(stores: list[Path]) -> None:
     assert_same_bits(found, expected)
     assert found.rows == ROWS
     assert found.history[0].ids == expected.history[0].ids
+
+
+class Wire:
+    """A port that leads to another one, until it is cut: then all connections break."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._ends: list[socket.socket] = []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> int:
+        broken, self._ends = self._ends, []
+        for end in broken:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        return len(broken) // 2
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                one, _ = self._server.accept()
+            except OSError:
+                return
+            other = socket.create_connection(("127.0.0.1", self._port))
+            self._ends += [one, other]
+            for pair in ((one, other), (other, one)):
+                threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+
+    def _pass_on(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(65_536):
+                other.sendall(data)
+        with suppress(OSError):
+            other.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._server.close()
+        self.cut()
+
+
+def test_a_worker_behind_a_cut_wire_costs_nothing_but_time(stores: list[Path]) -> None:
+    from distributed import LocalCluster
+
+    expected = cg.accumulate(stores)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster, set_as_default=False) as own,
+        closing(Wire(int(cluster.scheduler_address.rpartition(":")[2]))) as wire,
+    ):
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", f"127.0.0.1:{wire.port}"]
+        process = subprocess.Popen(
+            [*command, "--nthreads", "1", "--no-dashboard"], stderr=subprocess.DEVNULL
+        )
+        try:
+            own.wait_for_workers(2, timeout=60)
+            cuts: list[int] = []
+
+            def cut(progress: cg.Progress) -> None:
+                if not cuts and progress.rows > 3 * SEGMENT:
+                    cuts.append(wire.cut())
+
+            found = cg.accumulate(stores, client=own, progress=cut)
+            assert len(own.nthreads()) == 1
+        finally:
+            process.terminate()
+            process.wait()
+    assert cuts[0] >= 1
+    assert_same_bits(found, expected)
+    assert found.rows == ROWS
