@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from crossgram.accumulator import TILE_ROWS, Accumulator, Workspace
 from crossgram.errors import InputError
-from crossgram.fingerprint import fingerprint, id_sum
+from crossgram.fingerprint import fingerprint, id_sum, known_rows
 from crossgram.folds import FOLD_BY, FoldedMoments, with_history
 from crossgram.grouping import Assign, assigner, assigner_to, balanced_weights
 from crossgram.history import Operation
@@ -34,6 +34,7 @@ from crossgram.plan import Plan, make_plan
 from crossgram.preconditioner import Preconditioner
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.residual_moments import ResidualAccumulator, ResidualMoments
+from crossgram.seen import UNSEEN, Seen
 from crossgram.source import Source, SourceLike, open_source
 from crossgram.spaces import Space, all_pairs, map_pairs, unique_names
 from crossgram.stream import Block, stream_segments
@@ -85,6 +86,8 @@ class Options:
         Threads; by default the processors that this process may use.
     norms : bool
         Keep the sums that unbiased CKA needs too; not with `maps` or `weights`.
+    remember : bool
+        Remember which images and people the rows are of, by hashes of ids and labels.
     """
 
     names: Sequence[str] | None = None
@@ -100,6 +103,7 @@ class Options:
     memory: int | None = None
     threads: int | None = None
     norms: bool = False
+    remember: bool = True
 
     def __post_init__(self) -> None:
         choices = {
@@ -180,7 +184,7 @@ class Pass:
         progress : callable
             Called with a `Progress` now and then, in the calling thread.
         record : bool
-            Whether the moments record what was read, for which ids are read to the end once more.
+            Whether the moments record what was read.
 
         Raises
         ------
@@ -197,14 +201,24 @@ class Pass:
                 f"folds: all of the {self.plan.rows} rows fell into one fold of "
                 f"{len(kept.folds)} by {kept.by}; group them by something else"
             )
-        return with_history(kept, (self.recorded(),)) if record else kept
+        reads = record or self._options.remember
+        seen, ids = self.known() if reads else (UNSEEN, None)
+        return with_history(kept, (self.recorded(ids),) if record else kept.history, seen)
 
-    def recorded(self) -> Operation:
+    def known(self) -> tuple[Seen, str | None]:
+        """Return what is to be remembered of the rows, and the sum of the hashes of their ids.
+
+        Both from one reading of ids and labels; the sum is None if no source has ids.
+        """
+        if self._options.remember:
+            return known_rows(self.sources, self._weights)
+        return UNSEEN, self.row_ids()
+
+    def recorded(self, ids: str | None) -> Operation:
         """Describe the rows of this pass and what they are read from, as the history has it.
 
-        Sources that are paired by position have the same ids, which are read once.
+        Sources that are paired by position have the same `ids`, whose sum of hashes is given.
         """
-        ids = self.row_ids()
         inputs = [
             fingerprint(given, ids if given is own and given.ids else id_sum(given.ids))
             for given, own in zip(self._given, self.sources, strict=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossgram_cli.options import (
+    forget_option,
     normalize_only_option,
     output_option,
     pass_options,
@@ -37,6 +38,7 @@ __all__ = ["command"]
 )
 @normalize_only_option
 @click.option("--moments", type=click.Path(), help="Keep the moments too, in this file.")
+@forget_option
 @overwrite_option
 @computes
 def command(

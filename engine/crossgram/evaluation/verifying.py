@@ -24,7 +24,7 @@ from crossgram.evaluation.measuring import (
 from crossgram.evaluation.pair_list import MOST_PAIRS, PairList, all_pairs, read_pairs
 from crossgram.evaluation.resampling import check_draws
 from crossgram.evaluation.scoring import METRICS, as_wide, prepared
-from crossgram.evaluation.splits import Overlap, checked_overlap, split_notes
+from crossgram.evaluation.splits import Overlap, checked_overlaps, split_notes
 from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids
 from crossgram.progress import Progress, ProgressCallback, ignore
@@ -57,8 +57,9 @@ class VerificationReport:
         Of the intervals.
     confidence : float
         Of the intervals.
-    overlap : Overlap or None
-        What the fit chosen with the evaluation; None if it was not said what was fitted on.
+    overlaps : tuple of Overlap
+        What fit and evaluation share, by the stores that were said to be fitted on, and by every
+        map that remembers it.
     notes : tuple of str
         What to know before relying on the figures.
     """
@@ -75,7 +76,7 @@ class VerificationReport:
     resamples: int
     seed: int
     confidence: float
-    overlap: Overlap | None
+    overlaps: tuple[Overlap, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,11 +173,12 @@ def verify(
     check_ids(sources, 0, sources[0].rows)
     usable = usable_rows(sources)
     chosen = _chosen(sources, pairs, usable, fars, metric, tar)
-    shared = checked_overlap(sources, chosen.rows, fitted_on, allow_overlap)
     maps = [
         _map(one, ends)
         for one, ends in zip((linear_map, back), _ends(sources, called), strict=True)
     ]
+    given_maps = [one for one in maps if one is not None]
+    shared = checked_overlaps(sources, chosen.rows, fitted_on, given_maps, allow_overlap)
     rows = [_rows(one, usable) for one in sources]
     drawing = Drawing(0 if isinstance(chosen, Binned) else resamples, confidence, seed)
     total = len(sources) + 2 * sum(one is not None for one in maps) + 2 * (len(sources) - 1)
@@ -201,8 +203,8 @@ def verify(
         resamples=drawing.resamples,
         seed=seed,
         confidence=confidence,
-        overlap=shared,
-        notes=tuple(_notes(chosen, fars, shared, maps)),
+        overlaps=shared,
+        notes=tuple(_notes(chosen, fars, shared, given_maps)),
     )
 
 
@@ -315,8 +317,8 @@ def _comparisons(
 def _notes(
     chosen: Sorted | Binned,
     fars: Sequence[float],
-    shared: Overlap | None,
-    maps: Sequence[LinearMap | None],
+    shared: Sequence[Overlap],
+    maps: Sequence[LinearMap],
 ) -> Iterator[str]:
     if isinstance(chosen, Binned):
         yield "too many pairs to be drawn anew: without intervals, and the area to about 1e-5"
@@ -331,5 +333,5 @@ def _notes(
             f"at {', '.join(f'{far:g}' for far in few)} the true accept rate hangs on fewer than "
             f"{_FEW_FALSE_ACCEPTS} false accepts"
         )
-    if any(one is not None for one in maps):
-        yield from split_notes(shared)
+    if maps:
+        yield from split_notes(shared, maps)
