@@ -140,8 +140,15 @@ class TestRefusals:
         with cg.EmbeddingStore.create(tmp_path / "o.zarr", dim=2) as writer:
             writer.append(np.eye(2, dtype="f4"), ids=["x", "y"], labels=[0, 1])
         report = cg.classify(*pair, HEADS["b"], fitted_on=[tmp_path / "o.zarr"])
-        assert report.overlap is not None
-        assert (report.overlap.images, report.overlap.people) == (0, None)
+        assert report.overlaps
+        assert (report.overlaps[0].images, report.overlaps[0].people) == (0, None)
+
+    def test_images_that_the_map_remembers(self, pair: tuple[Path, Path]) -> None:
+        fitted = cg.fit(*pair)
+        with pytest.raises(cg.InputError, match="200 of its images, .* the map a to b was fitted"):
+            cg.classify(*pair, HEADS["b"], linear_map=fitted)
+        report = cg.classify(*pair, HEADS["b"], linear_map=fitted, allow_overlap=True)
+        assert (report.overlaps[0].images, report.overlaps[0].people) == (200, None)
 
 
 def test_the_command_gives_the_report(tmp_path: Path, pair: tuple[Path, Path]) -> None:

@@ -54,7 +54,12 @@ class TestVerify:
         ]
         assert areas["new-a to new-b with new-b"] > 0.95
         assert areas["new-a unmapped with new-b"] < 0.8
-        assert result["overlap"] == {"fitted_on": ["fit-a.zarr"], "images": 0, "people": 0}
+        shared = {"evaluated": 80, "told": 80, "images": 0, "people": 0, "named": 0}
+        assert result["overlaps"] == [
+            {"known_from": "stores", "fitted_on": ["fit-a.zarr"], **shared},
+            # both were fitted on the same
+            {"known_from": "map", "fitted_on": ["fit-a to fit-b", "fit-b to fit-a"], **shared},
+        ]
         report = cg.verify(
             folder / "new-a.zarr",
             folder / "new-b.zarr",
@@ -82,7 +87,7 @@ class TestVerify:
         assert figure in shown
         assert any(row.startswith("lost, in points") for row in rows)
         assert "80 of 20 people" in done.stdout
-        assert "is not known; say what it was" in done.stdout
+        assert "no image and no person is among those that the map fit-a to fit-b" in done.stdout
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -99,6 +104,48 @@ class TestVerify:
         self, folder: Path, arguments: tuple[object, ...], message: str
     ) -> None:
         assert message in " ".join(refused("evaluate", "verify", *arguments, cwd=folder).split())
+
+
+class TestWhatAMapRemembers:
+    """A map that was fitted on evaluated images is found by id and named."""
+
+    FITTED_ON = ("fit-a.zarr", "fit-b.zarr", "--map", "a-to-b.safetensors")
+
+    def test_refuses_what_it_was_fitted_on(self, folder: Path) -> None:
+        said = " ".join(refused("evaluate", "verify", *self.FITTED_ON, cwd=folder).split())
+        assert "80 of its images, and 20 of its people, are among those that the map" in said
+        assert "the map fit-a to fit-b was fitted on" in said
+        for command in ("identify", "gate"):
+            options = () if command == "identify" else ("--min", 0.5)
+            arguments = (*self.FITTED_ON, "--native", "fit-b.zarr", *options)
+            said = " ".join(refused("evaluate", command, *arguments, cwd=folder).split())
+            assert "the map fit-a to fit-b was fitted on" in said
+
+    def test_says_so_where_it_is_allowed(self, folder: Path) -> None:
+        result = succeeds("evaluate", "verify", *self.FITTED_ON, "--allow-overlap", cwd=folder)
+        assert result["overlaps"] == [
+            {
+                "known_from": "map",
+                "fitted_on": ["fit-a to fit-b"],
+                "evaluated": 80,
+                "told": 80,
+                "images": 80,
+                "people": 20,
+                "named": 20,
+            }
+        ]
+        assert (
+            "80 of the images and 20 of the people are among those that the map"
+            in (result["notes"][-1])
+        )
+
+    def test_forgotten_or_of_moments_of_an_earlier_version_is_not_known(self, folder: Path) -> None:
+        options = ("-o", "forgetful.safetensors", "--forget-ids")
+        succeeds("fit", "fit-a.zarr", "fit-b.zarr", *options, cwd=folder)
+        arguments = (*self.FITTED_ON[:3], "forgetful.safetensors")
+        result = succeeds("evaluate", "verify", *arguments, cwd=folder)
+        assert result["overlaps"] == []
+        assert "is not known; say what it was fitted on" in result["notes"][-1]
 
 
 @pytest.fixture(scope="module")

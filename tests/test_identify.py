@@ -213,8 +213,8 @@ class TestMigration:
         report = migration(
             database, fitted_on=[database["gallery b"]], allow_overlap=True, resamples=0
         )
-        assert report.overlap is not None
-        assert (report.overlap.images, report.overlap.people) == (0, 30)
+        assert report.overlaps
+        assert (report.overlaps[0].images, report.overlaps[0].people) == (0, 30)
 
     def test_progress_ends_with_every_entry(self, database: dict[str, Path]) -> None:
         seen: list[cg.Progress] = []

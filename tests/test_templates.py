@@ -319,7 +319,7 @@ def ijb(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows *= length * rng.uniform(0.5, 2, (len(names), 1))
         with cg.EmbeddingStore.create(root / f"{name}.zarr", dim=6, dtype="float64") as writer:
             writer.append(rows[order], ids=[names[k] for k in order])
-    cg.fit(root / "a.zarr", root / "b.zarr").save(root / "map.safetensors")
+    cg.fit(root / "a.zarr", root / "b.zarr", remember=False).save(root / "map.safetensors")
     write_lines(root / "tid_mid.txt", lines)
     write_scores(root / "scores.txt", {name: 0.3 + 0.01 * k for k, name in enumerate(names)})
     numbers = sorted(person_of)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from sklearn.metrics import roc_auc_score
 import crossgram as cg
 from crossgram.evaluation import Verification
 from crossgram.evaluation.verifying import verify_spaces
+from crossgram.fingerprint import id_hashes
+from crossgram.seen import Seen
+from crossgram.sketch import Sketch
 from crossgram.spaces import Space
 
 PEOPLE, IMAGES = 12, 5
@@ -130,7 +133,14 @@ class TestAcross:
     ) -> None:
         fitted = cg.fit(pair[0], pair[0])
         found = by_name(
-            cg.verify(pair[0], pair[0], linear_map=fitted, names=["a", "same"], resamples=0)
+            cg.verify(
+                pair[0],
+                pair[0],
+                linear_map=fitted,
+                names=["a", "same"],
+                resamples=0,
+                allow_overlap=True,
+            )
         )
         same_figures(found["a to same with same"], found["a with a"])
 
@@ -299,9 +309,55 @@ class TestSplits:
         with pytest.raises(cg.InputError, match="60 of its images, and 12 of its people"):
             cg.verify(*pair, fitted_on=[others, pair[0]], **options)
         report = cg.verify(*pair, fitted_on=[pair[0]], allow_overlap=True, **options)
-        assert report.overlap is not None
-        assert (report.overlap.images, report.overlap.people) == (60, 12)
+        assert report.overlaps
+        assert (report.overlaps[0].images, report.overlaps[0].people) == (60, 12)
         assert "60 of the images and 12 of the people" in report.notes[-1]
+
+    def test_other_images_of_the_same_people_are_found_by_name(
+        self, tmp_path: Path, pair: tuple[cg.EmbeddingStore, ...]
+    ) -> None:
+        others = self.others(tmp_path / "o.zarr", same_people=True)
+        with pytest.raises(cg.InputError, match="0 of its images, and 12 of its people, are"):
+            cg.verify(*pair, linear_map=cg.fit(others, others), resamples=0)
+
+    def test_other_people_are_evaluated(
+        self, tmp_path: Path, pair: tuple[cg.EmbeddingStore, ...]
+    ) -> None:
+        others = self.others(tmp_path / "o.zarr", same_people=False)
+        report = cg.verify(*pair, linear_map=cg.fit(others, others), resamples=0)
+        assert report.notes[-1] == (
+            "no image and no person is among those that the map o to o-2 remembers"
+        )
+
+    def test_numbers_that_are_shared_are_noted(self, tmp_path: Path) -> None:
+        labels = [str(k // 5) for k in range(60)]
+        ids = [f"{one}-again" for one in IDS]
+        others = store(tmp_path / "o.zarr", embeddings(1), ids=ids, labels=labels)
+        pair = [store(tmp_path / f"{name}.zarr", embeddings(), labels=labels) for name in "ab"]
+        fitted = cg.fit(others, others)
+        report = cg.verify(*pair, linear_map=fitted, resamples=0)
+        (shared,) = report.overlaps
+        assert (shared.images, shared.people, shared.named) == (0, 12, 0)
+        assert "but 12 labels are, which are numbers: if they are the same" in report.notes[-1]
+        with pytest.raises(cg.InputError, match="0 of its images, and 12 of its people"):
+            cg.verify(*pair, linear_map=fitted, fitted_on=[others], resamples=0)
+
+    def test_a_sample_finds_what_it_can_tell(self, pair: tuple[cg.EmbeddingStore, ...]) -> None:
+        """Of many images, some are remembered: one of them is proof, and none says of how many."""
+        own, other = (id_hashes(np.array(ids)) for ids in (IDS, [f"{one}-again" for one in IDS]))
+        bound = int(np.sort(own)[30])
+
+        def remembering(hashes: np.ndarray) -> cg.LinearMap:
+            kept = np.sort(hashes[hashes < np.uint64(bound)])
+            sketch = Sketch(kept, np.ones(len(kept), np.int64), bound)
+            return replace(a_map(ROTATION), fitted_on=Seen(ids=sketch))
+
+        with pytest.raises(cg.InputError, match="about 60 of its images, and 0 of its people, are"):
+            cg.verify(*pair, linear_map=remembering(own), resamples=0)
+        report = cg.verify(*pair, linear_map=remembering(other), resamples=0)
+        assert (report.overlaps[0].told, report.overlaps[0].images) == (30, 0)
+        assert "none of the 30 images that can be told by a sample is among" in report.notes[-1]
+        assert report.notes[-1].endswith("of people, that cannot be told")
 
     def test_what_is_not_said_is_noted(self, pair: tuple[cg.EmbeddingStore, ...]) -> None:
         report = cg.verify(*pair, linear_map=a_map(ROTATION), resamples=0)
@@ -330,7 +386,7 @@ class TestSpaces:
         rows = [embeddings(0, noise) @ rng.normal(size=(6, 6)) for noise in (0.3, 0.5, 0.9)]
         stores = [store(tmp_path / f"{n}.zarr", own) for n, own in zip(names, rows, strict=True)]
         maps = {(i, j): cg.fit(stores[i], stores[j]) for i, j in ((0, 1), (1, 0), (2, 0), (1, 2))}
-        together = verify_spaces(stores, maps, resamples=5)
+        together = verify_spaces(stores, maps, resamples=5, allow_overlap=True)
         for i, j in ((0, 1), (0, 2), (1, 2)):
             apart = cg.verify(
                 stores[i],
@@ -338,6 +394,7 @@ class TestSpaces:
                 linear_map=maps.get((i, j)),
                 back=maps.get((j, i)),
                 resamples=5,
+                allow_overlap=True,
             )
             ends = {names[i], names[j]}
             own = [one for one in together.comparisons if {one.source, one.target} <= ends]

@@ -10,6 +10,7 @@ import click
 from crossgram.codecs import CODECS
 
 __all__ = [
+    "forget_option",
     "layout_options",
     "normalize_only_option",
     "output_option",
@@ -35,6 +36,16 @@ normalize_only_option = click.option(
     "--normalize-only",
     type=click.Choice(["source", "target"]),
     help="Divide the rows of one side only by their lengths.",
+)
+
+
+forget_option = click.option(
+    "--forget-ids",
+    "remember",
+    flag_value=False,
+    default=True,
+    help="Keep no hashes of ids and labels in the file: it does not tell whom it was made of, nor "
+    "`crossgram evaluate` whether it was made of what is evaluated.",
 )
 
 

@@ -107,7 +107,10 @@ def moments_lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
             facts[name] = _signed(facts[name])
     if "spaces" in facts:
         facts["spaces"] = [_signed(space) for space in facts["spaces"]]
+    remembered = facts.pop("remembers", None)
     lines = flattened(facts)
+    if remembered is not None:
+        lines.append(("remembers", _remembered(remembered)))
     for k, step in enumerate(result.get("history", ())):
         rows = (
             f"{step['rows']:,} rows of {', '.join(i['path'] for i in step['inputs']) or 'no name'}"
@@ -118,6 +121,19 @@ def moments_lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         made = f"{step['time']}  {step['operation']} {rows} (crossgram {step['version']}"
         lines.append(("" if k else "history", f"{made}{options and '; '}{options})"))
     return lines
+
+
+def _remembered(facts: Mapping[str, Any]) -> str:
+    """Say what images and people a file tells that it was made of."""
+    known = []
+    for name, own in facts.items():
+        if own is not None:
+            sampled = own["kept"] < own["different"]
+            about, sample = ("about ", f" by a sample of {own['kept']:,}") if sampled else ("", "")
+            known.append(f"{about}{own['different']:,} {name}{sample}")
+    if not known:
+        return "no images or people that it was made of"
+    return f"{' and '.join(known)} that it was made of"
 
 
 def _signed(facts: Mapping[str, Any]) -> dict[str, Any]:

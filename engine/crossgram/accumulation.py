@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from crossgram.accumulator import TILE_ROWS
 from crossgram.cluster_sums import Apart, sums_on_cluster
 from crossgram.errors import InputError
-from crossgram.fingerprint import fingerprint, id_sum
+from crossgram.fingerprint import fingerprint, id_sum, known_rows
 from crossgram.folds import FOLD_BY, FoldedMoments, with_history
 from crossgram.grouping import Assign, assigner, assigner_to, balanced_weights
 from crossgram.history import Operation
@@ -35,6 +35,7 @@ from crossgram.plan import Plan, make_plan
 from crossgram.preconditioner import Preconditioner
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.residual_moments import ResidualMoments
+from crossgram.seen import UNSEEN, Seen
 from crossgram.segment_sums import MomentsWork, ResidualWork, Sums, Work, add_block
 from crossgram.source import Source, SourceLike, computed_by, open_source
 from crossgram.spaces import Space, all_pairs, map_pairs, unique_names
@@ -90,6 +91,8 @@ class Options:
     client : distributed.Client, optional
         Of a Dask cluster whose workers are to do it, a segment at a time; `memory` is then that of
         each, and a result the same bit for bit.
+    remember : bool
+        Remember which images and people the rows are of, by hashes of ids and labels.
     """
 
     names: Sequence[str] | None = None
@@ -106,6 +109,7 @@ class Options:
     threads: int | None = None
     norms: bool = False
     client: Any = None
+    remember: bool = True
 
     def __post_init__(self) -> None:
         choices = {
@@ -168,7 +172,7 @@ class Pass:
         progress : callable
             Called with a `Progress` now and then, in the calling thread.
         record : bool
-            Whether the moments record what was read, for which ids are read to the end once more.
+            Whether the moments record what was read.
 
         Raises
         ------
@@ -185,14 +189,25 @@ class Pass:
                 f"folds: all of the {self.plan.rows} rows fell into one fold of "
                 f"{len(kept.folds)} by {kept.by}; group them by something else"
             )
-        return with_history(kept, (self.recorded(),)) if record else kept
+        reads = record or self._options.remember
+        seen, ids = self.known() if reads else (UNSEEN, None)
+        return with_history(kept, (self.recorded(ids),) if record else kept.history, seen)
 
-    def recorded(self) -> Operation:
+    def known(self) -> tuple[Seen, str | None]:
+        """Return what is to be remembered of the rows, and the sum of the hashes of their ids.
+
+        Both from one reading of ids and labels; the sum is None if no source has ids.
+        """
+        if self._options.remember:
+            used = None if self._weights is None else self._counts
+            return known_rows(self.sources, used)
+        return UNSEEN, self.row_ids()
+
+    def recorded(self, ids: str | None) -> Operation:
         """Describe the rows of this pass and what they are read from, as the history has it.
 
-        Sources that are paired by position have the same ids, which are read once.
+        Sources that are paired by position have the same `ids`, whose sum of hashes is given.
         """
-        ids = self.row_ids()
         inputs = [
             fingerprint(given, ids if given is own and given.ids else id_sum(given.ids))
             for given, own in zip(self._given, self.sources, strict=True)
@@ -287,6 +302,9 @@ class Pass:
         plan = replace(self.plan, block_rows=max([TILE_ROWS, *chunks]), ring_blocks=2)
         work = ResidualWork(plan, self._labels, self._skips, coefficients, bias)
         return self._reduce(work, 1, "residuals", progress)[0]
+
+    def _counts(self, start: int, stop: int) -> NDArray[np.bool_]:
+        return self._weights_of(start, stop) > 0
 
     def _weights_of(self, start: int, stop: int) -> NDArray[np.float64]:
         assert self._weights is not None

@@ -273,7 +273,9 @@ def _moments(
     found: Any = data
     if isinstance(data, (list, tuple)) and len(data) > 1:
         norms = options.get("weights") is None
-        found = accumulate(data, progress=progress, **{"norms": norms, **options})
+        found = accumulate(
+            data, progress=progress, **{"norms": norms, "remember": False, **options}
+        )
     elif isinstance(data, (Moments, FoldedMoments, str, Path)) and options:
         raise InputError(
             f"compare: {' and '.join(options)} given with moments, which were accumulated without; "

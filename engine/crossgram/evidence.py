@@ -278,4 +278,5 @@ def certified_map(
         source=source,
         target=target,
         certificate=certificate,
+        fitted_on=moments.seen.once(),
     )

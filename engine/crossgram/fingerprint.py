@@ -1,18 +1,22 @@
-"""What a source is known by, wherever it lies: a digest of its shape, its ids and its ends."""
+"""What sources are known by, wherever they lie: digests, and hashes of their ids and labels."""
 
 from __future__ import annotations
 
-import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.history import Input
+from crossgram.seen import Seen
+from crossgram.sketch import SKETCH_SIZE, SketchBuilder
 from crossgram.source import Source, masked_rows
 from crossgram.store import Column
 
-__all__ = ["fingerprint", "id_hashes", "id_sum"]
+__all__ = ["fingerprint", "id_hashes", "id_sum", "known_rows"]
 
 _COLUMN_ROWS = 65_536
 
@@ -32,12 +36,57 @@ def id_sum(ids: Column | None) -> str | None:
     return f"{total % (1 << 64):016x}"
 
 
+def known_rows(
+    sources: Sequence[Source], used: Callable[[int, int], NDArray[np.bool_]] | None = None
+) -> tuple[Seen, str | None]:
+    """Return which images and people rows are of, and `id_sum` of their ids, from one reading.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+        Paired rows; the first that has ids, and the first that has labels, gives them.
+    used : callable, optional
+        Tells which of the rows from a start to a stop count. The others, and those that are
+        masked, have not been seen.
+
+    Returns
+    -------
+    Seen, str or None
+        The sum is of all rows; None if no source has ids.
+    """
+    ids = next((source.ids for source in sources if source.ids is not None), None)
+    labels = next((source.labels for source in sources if source.labels is not None), None)
+    images, people, names, total = SketchBuilder(), SketchBuilder(), Counter[Any](), 0
+    rows = 0 if ids is None and labels is None else sources[0].rows
+    for start in range(0, rows, _COLUMN_ROWS):
+        stop = min(start + _COLUMN_ROWS, rows)
+        kept = np.ones(stop - start, bool) if used is None else used(start, stop)
+        masked = masked_rows(sources, start, stop)
+        if masked is not None:
+            kept = kept & ~masked
+        if ids is not None:
+            hashes = id_hashes(ids.read(start, stop))
+            total += int(hashes.sum(dtype=np.uint64))
+            images.add(hashes[kept], np.ones(int(kept.sum()), np.int64))
+        if labels is not None:
+            names.update(labels.read(start, stop)[kept].tolist())
+            if len(names) > SKETCH_SIZE or stop == rows:
+                people.add(id_hashes(np.array(list(names), object)), _values(names))
+                names.clear()
+    seen = Seen(
+        None if ids is None else images.sketch(), None if labels is None else people.sketch()
+    )
+    return seen, None if ids is None else f"{total % (1 << 64):016x}"
+
+
+def _values(numbers: Counter[Any]) -> NDArray[np.int64]:
+    return np.fromiter(numbers.values(), np.int64, len(numbers))
+
+
 def id_hashes(values: NDArray[Any]) -> NDArray[np.uint64]:
     """Return a 64-bit hash of each id, the same on every machine."""
-    hashes = b"".join(
-        hashlib.blake2b(str(value).encode(), digest_size=8).digest() for value in values.tolist()
-    )
-    return np.frombuffer(hashes, "<u8")
+    digests = [blake2b(text.encode(), digest_size=8).digest() for text in map(str, values.tolist())]
+    return np.frombuffer(b"".join(digests), "<u8")
 
 
 def fingerprint(source: Source, ids: str | None) -> Input:
@@ -49,7 +98,7 @@ def fingerprint(source: Source, ids: str | None) -> Input:
     ends = np.empty((2, source.dim), source.dtype)
     source.read(0, ends[:1])
     source.read(source.rows - 1, ends[1:])
-    digest = hashlib.blake2b(digest_size=16)
+    digest = blake2b(digest_size=16)
     digest.update(f"{source.rows} x {source.dim} {source.dtype.name} {ids}".encode())
     digest.update(ends.astype(source.dtype.newbyteorder("<"), copy=False).tobytes())
     for start in range(0, source.rows, _COLUMN_ROWS):

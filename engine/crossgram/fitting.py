@@ -23,6 +23,7 @@ from crossgram.plan import Plan
 from crossgram.progress import ProgressCallback, ignore
 from crossgram.resources import PeakMemory
 from crossgram.ridge import RidgePath, ridge_path
+from crossgram.seen import UNSEEN
 from crossgram.source import Source, SourceLike
 
 __all__ = [
@@ -136,7 +137,7 @@ def fit(
         Called with a `Progress` now and then, in the calling thread.
     **options
         The fields of `crossgram.accumulation.Options` but `maps` and `normalize`: `names`, `folds`,
-        `group_by`, `weights`, `precision`, `on_nonfinite`, `join`, `memory`, `threads`.
+        `group_by`, `weights`, `precision`, `on_nonfinite`, `join`, `memory`, `threads`, `remember`.
 
     Returns
     -------
@@ -248,6 +249,7 @@ def solve(
     method: str = "lstsq",
     rank: int | None = None,
     scale: bool = False,
+    remember: bool = True,
 ) -> LinearMap:
     """Solve the map from one space to another from moments, without reading rows.
 
@@ -262,6 +264,9 @@ def solve(
         As for `fit`.
     ridge : float or "auto"
         As for `fit`; moments without folds choose it by generalised cross-validation.
+    remember : bool
+        Whether the map remembers which images and people it was fitted on, as far as the moments
+        do.
 
     Raises
     ------
@@ -279,6 +284,7 @@ def solve(
         method=method,
         rank=rank,
         scale=scale,
+        remember=remember,
     )[0]
 
 
@@ -292,10 +298,12 @@ def solve_with_path(
     method: str = "lstsq",
     rank: int | None = None,
     scale: bool = False,
+    remember: bool = True,
 ) -> tuple[LinearMap, RidgePath | None]:
     """Solve as `solve` does, and return the scores that an "auto" ridge was chosen by too."""
     chosen = method_of(method, intercept, ridge, rank, scale)
-    return _solve(moments, source, target, chosen, automatic=ridge == _AUTO)
+    solved, path = _solve(moments, source, target, chosen, automatic=ridge == _AUTO)
+    return (solved if remember else replace(solved, fitted_on=UNSEEN)), path
 
 
 def _solve(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from crossgram.errors import CorruptDataError, InputError
 from crossgram.history import History, from_facts, subtracted
 from crossgram.moments import Moments
+from crossgram.seen import UNSEEN, Seen
 from crossgram.tensor_file import kind_of, read_tensors, write_tensors
 
 __all__ = ["FOLD_BY", "FoldedMoments", "load_moments", "with_history"]
@@ -37,11 +38,14 @@ class FoldedMoments:
         How rows were assigned.
     history : tuple of Operation
         What the rows of all folds were read from, as far as it was recorded.
+    seen : Seen
+        Which images and people the rows of all folds are of, as far as it is remembered.
     """
 
     folds: tuple[Moments, ...]
     by: str
     history: History = ()
+    seen: Seen = UNSEEN
 
     @property
     def with_rows(self) -> list[int]:
@@ -51,7 +55,7 @@ class FoldedMoments:
     def total(self) -> Moments:
         """Return the moments of all rows."""
         whole = reduce(Moments.merge, self.folds)
-        whole.history = self.history
+        whole.history, whole.seen = self.history, self.seen
         return whole
 
     def merge(self, other: FoldedMoments) -> FoldedMoments:
@@ -64,7 +68,8 @@ class FoldedMoments:
         """
         self._check_same(other, "merge")
         folds = tuple(a.merge(b) for a, b in zip(self.folds, other.folds, strict=True))
-        return replace(self, folds=folds, history=self.history + other.history)
+        seen = self.seen.plus(other.seen)
+        return replace(self, folds=folds, history=self.history + other.history, seen=seen)
 
     def subtract(self, other: FoldedMoments) -> FoldedMoments:
         """Return the moments of the rows that are not in `other`, fold by fold.
@@ -78,7 +83,7 @@ class FoldedMoments:
         folds = tuple(a.subtract(b) for a, b in zip(self.folds, other.folds, strict=True))
         rows = sum(fold.rows + fold.skipped for fold in other.folds)
         history = subtracted(self.history, other.history, rows)
-        return replace(self, folds=folds, history=history)
+        return replace(self, folds=folds, history=history, seen=self.seen.minus(other.seen))
 
     def _check_same(self, other: FoldedMoments, verb: str) -> None:
         mine, theirs = (f"{len(each.folds)} folds by {each.by}" for each in (self, other))
@@ -102,7 +107,9 @@ class FoldedMoments:
             tensors |= {f"fold.{k}.{name}": tensor for name, tensor in fold_tensors.items()}
             facts.append(fold_facts)
         history = [operation.to_dict() for operation in self.history]
-        document = {"by": self.by, "folds": facts, "history": history}
+        document: dict[str, Any] = {"by": self.by, "folds": facts, "history": history}
+        if self.seen.is_known:
+            document["seen"] = self.seen.to_facts()
         write_tensors(Path(path), _KIND, tensors, document, overwrite=overwrite)
 
     @classmethod
@@ -132,12 +139,12 @@ class FoldedMoments:
         if len({*signed}) > 1 or len({(f.pairs, f.norms is None) for f in folds}) > 1:
             raise CorruptDataError(f"{path}: its folds are of different spaces; accumulate again")
         try:
-            history = from_facts(facts)
+            history, seen = from_facts(facts), Seen.from_facts(facts.get("seen"))
         except (TypeError, ValueError, AttributeError) as error:
             raise CorruptDataError(
-                f"{path}: its history cannot be read ({error}); accumulate again"
+                f"{path}: its history or memory cannot be read ({error}); accumulate again"
             ) from error
-        return cls(tuple(folds), by, history)
+        return cls(tuple(folds), by, history, seen)
 
 
 def load_moments(path: str | Path) -> Moments | FoldedMoments:
@@ -152,10 +159,13 @@ def load_moments(path: str | Path) -> Moments | FoldedMoments:
     return kind.load(path)
 
 
-def with_history(moments: Moments | FoldedMoments, history: History) -> Moments | FoldedMoments:
-    """Return the same moments with another history; they share their arrays."""
+def with_history(
+    moments: Moments | FoldedMoments, history: History, seen: Seen | None = None
+) -> Moments | FoldedMoments:
+    """Return the same moments of another history, and of other rows seen; they share arrays."""
+    seen = moments.seen if seen is None else seen
     if isinstance(moments, FoldedMoments):
-        return replace(moments, history=history)
+        return replace(moments, history=history, seen=seen)
     other = copy.copy(moments)
-    other.history = history
+    other.history, other.seen = history, seen
     return other

@@ -15,6 +15,8 @@ from crossgram.heads import ClassifierHead
 from crossgram.history import id_sum_of
 from crossgram.linear_map import LinearMap
 from crossgram.moments import Moments
+from crossgram.seen import Seen
+from crossgram.sketch import Sketch
 from crossgram.source import Source, open_source
 from crossgram.spaces import Space
 from crossgram.store import Column, EmbeddingStore
@@ -106,6 +108,7 @@ def _describe_map(path: Path) -> dict[str, Any]:
         "path": str(path),
         "source": _space(loaded.source),
         "target": _space(loaded.target),
+        "remembers": _remembered(loaded.fitted_on),
         "certificate": None if certificate is None else certificate.to_dict(),
     }
 
@@ -140,12 +143,24 @@ def _of_moments(moments: Moments) -> dict[str, Any]:
         "precision": moments.precision,
         "norms": moments.norms is not None,
         "id_sum": id_sum_of(moments.history),
+        "remembers": _remembered(moments.seen),
         "history": [operation.to_dict() for operation in moments.history],
     }
 
 
 def _space(space: Space) -> dict[str, Any]:
     return vars(space) | {"signature": _signature(space.signature)}
+
+
+def _remembered(seen: Seen) -> dict[str, Any]:
+    """Return how many images and people are remembered, and by how many hashes."""
+
+    def facts(sketch: Sketch | None) -> dict[str, int] | None:
+        if sketch is None:
+            return None
+        return {"different": sketch.distinct, "kept": len(sketch.hashes)}
+
+    return {"images": facts(seen.ids), "people": facts(seen.labels)}
 
 
 def _signature(text: str | None) -> Any:

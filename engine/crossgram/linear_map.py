@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from crossgram.certificate import Certificate
 from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
 from crossgram.kernels.numpy import unit_rows
+from crossgram.seen import UNSEEN, Seen
 from crossgram.spaces import Space
 from crossgram.tensor_file import read_tensors, write_tensors
 
@@ -37,6 +38,8 @@ class LinearMap:
         The two spaces. Where the source is normalized, `apply` divides rows by their lengths.
     certificate : Certificate or None
         How well it fits and how exact it is; None for a map that was not fitted.
+    fitted_on : Seen
+        Which images and people it was fitted on, as far as it is remembered.
 
     Examples
     --------
@@ -52,6 +55,7 @@ class LinearMap:
     source: Space
     target: Space
     certificate: Certificate | None = None
+    fitted_on: Seen = UNSEEN
 
     def __post_init__(self) -> None:
         for name in ("weight", "bias"):
@@ -137,11 +141,13 @@ class LinearMap:
         OutputExistsError
             If `path` exists and `overwrite` is false.
         """
-        facts = {
+        facts: dict[str, Any] = {
             "source": asdict(self.source),
             "target": asdict(self.target),
             "certificate": None if self.certificate is None else self.certificate.to_dict(),
         }
+        if self.fitted_on.is_known:
+            facts["fitted_on"] = self.fitted_on.to_facts()
         tensors = {"weight": self.weight, "bias": self.bias}
         write_tensors(Path(path), _KIND, tensors, facts, overwrite=overwrite)
 
@@ -170,6 +176,7 @@ class LinearMap:
                 source=Space.from_dict(facts["source"]),
                 target=Space.from_dict(facts["target"]),
                 certificate=None if certificate is None else Certificate.from_dict(certificate),
+                fitted_on=Seen.from_facts(facts.get("fitted_on")),
             )
         except (AttributeError, KeyError, TypeError, InputError) as error:
             raise InputError(

@@ -15,6 +15,7 @@ from crossgram.double_double import two_sum
 from crossgram.errors import CorruptDataError, InputError, WidthMismatchError
 from crossgram.history import History, from_facts, subtracted
 from crossgram.norm_moments import NormMoments
+from crossgram.seen import UNSEEN, Seen
 from crossgram.spaces import (
     Pair,
     Space,
@@ -74,6 +75,8 @@ class Moments:
         Third and fourth sums about the means, if they are kept.
     history : tuple of Operation
         What the rows were read from, as far as it was recorded.
+    seen : Seen
+        Which images and people the rows are of, as far as it is remembered.
 
     Notes
     -----
@@ -117,6 +120,7 @@ class Moments:
         self.skipped = 0
         self.precision = "exact"
         self.history: History = ()
+        self.seen = Seen.nothing()
         self.means: list[NDArray[np.float64]] = [np.zeros(dim) for dim in dims]
         self.mean_tails: list[NDArray[np.float64]] = [np.zeros(dim) for dim in dims]
         self.squares: list[NDArray[np.float64]] = [np.zeros(dim) for dim in dims]
@@ -147,6 +151,7 @@ class Moments:
         moments.squares, moments.blocks = squares, blocks
         moments.precision, moments.norms = precision, norms
         moments.history = ()
+        moments.seen = UNSEEN
         return moments
 
     @property
@@ -278,7 +283,8 @@ class Moments:
         rest = self.empty_like() if weight <= rounding else self.copy()
         rest.spaces = with_signatures(self.spaces, other.spaces)
         if weight <= rounding or other.weight == 0:
-            rest.rows, rest.skipped, rest.history = self.rows, self.skipped, self.history
+            rest.rows, rest.skipped = self.rows, self.skipped
+            rest.history, rest.seen = self.history, self.seen
             rest._count(other, -1)
             return rest
         deltas = self._deltas(other)
@@ -321,7 +327,7 @@ class Moments:
             self.precision,
             None if self.norms is None else self.norms.copy(),
         )
-        copied.history = self.history
+        copied.history, copied.seen = self.history, self.seen
         return copied
 
     def empty_like(self) -> Moments:
@@ -372,6 +378,8 @@ class Moments:
             "precision": self.precision,
             "history": [operation.to_dict() for operation in self.history],
         }
+        if self.seen.is_known:
+            facts["seen"] = self.seen.to_facts()
         return tensors, facts
 
     @classmethod
@@ -401,6 +409,7 @@ class Moments:
                 NormMoments.from_parts(tensors, [space.dim for space in spaces]),
             )
             moments.history = from_facts(facts)
+            moments.seen = Seen.from_facts(facts.get("seen"))
             moments._check_parts()
         except (
             AttributeError,
@@ -478,7 +487,9 @@ class Moments:
             self.precision = "fast"
         if sign > 0:
             self.history += other.history
+            self.seen = self.seen.plus(other.seen)
         else:
+            self.seen = self.seen.minus(other.seen)
             self.history = subtracted(self.history, other.history, other.rows + other.skipped)
 
     def _check_same(self, other: Moments, verb: str) -> None:

@@ -28,6 +28,7 @@ from crossgram.moments import Moments
 from crossgram.plan import make_plan
 from crossgram.progress import ProgressCallback, ignore
 from crossgram.remainder import check_definite, digits_left
+from crossgram.seen import UNSEEN
 from crossgram.selection import listed_rows
 from crossgram.source import SourceLike
 from crossgram.spaces import Space, check_signature
@@ -137,8 +138,9 @@ def add_rows(
     """
     reading = {"join": join, "on_nonfinite": on_nonfinite, "memory": memory, "threads": threads}
     with _opened(moments, stores, weights, reading) as ready:
-        step = replace(ready.recorded(), operation="add")
-        added = ready.collect(progress)
+        seen, sums = ready.known()
+        step = replace(ready.recorded(sums), operation="add")
+        added = with_history(ready.collect(progress), (), seen)
     return _grown(_merged(moments, added), (*moments.history, step), _rows(added))
 
 
@@ -195,13 +197,16 @@ def subtract_rows(
     """
     reading = {"join": join, "on_nonfinite": on_nonfinite, "memory": memory, "threads": threads}
     with _opened(moments, stores, weights, reading) as ready:
-        read = ready.recorded()
+        listed = ids is not None or labels is not None
+        seen, sums = (UNSEEN, ready.row_ids()) if listed else ready.known()
+        read = ready.recorded(sums)
         _check_rows_folds(moments, read)
-        if ids is not None or labels is not None:
+        if listed:
             ready = ready.only(listed_rows(ready.sources, ids=ids, labels=labels))
-            read = replace(read, rows=ready.plan.rows, ids=ready.row_ids())
+            seen, sums = ready.known()
+            read = replace(read, rows=ready.plan.rows, ids=sums)
         doubts = check_removal(moments.history, _rows(moments), [read], allow_unknown=allow_unknown)
-        removed = ready.collect(progress)
+        removed = with_history(ready.collect(progress), (), seen)
     history = (*moments.history, replace(read, operation="subtract"))
     return _shrunk(moments, removed, history, doubts)
 
@@ -314,6 +319,7 @@ def _opened(
         group_by=moments.by if isinstance(moments, FoldedMoments) else "rows",
         precision="fast" if any(part.precision == "fast" for part in parts) else "exact",
         norms=parts[0].norms is not None,
+        remember=moments.seen.is_known,
         **reading,
     )
     with paired_by(sources, options.join) as paired:

@@ -16,7 +16,7 @@ from crossgram_cli.models import (
     pop_running,
     running_options,
 )
-from crossgram_cli.options import output_option, pass_options
+from crossgram_cli.options import forget_option, output_option, pass_options
 from crossgram_cli.shared import computes, emit, overwrite_option, progress_bar
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ __all__ = ["command"]
 )
 @model_options(required=False)
 @running_options("--model-precision")
+@forget_option
 @overwrite_option
 @computes
 def command(

@@ -9,6 +9,7 @@ import click
 
 from crossgram_cli.cluster import cluster, cluster_options
 from crossgram_cli.options import (
+    forget_option,
     normalize_only_option,
     output_option,
     pass_options,
@@ -39,6 +40,7 @@ __all__ = ["command"]
 @normalize_only_option
 @cluster_options
 @click.option("--moments", type=click.Path(), help="Keep the moments too, in this file.")
+@forget_option
 @overwrite_option
 @computes
 def command(

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from crossgram_cli.options import output_option, solve_options
+from crossgram_cli.options import forget_option, output_option, solve_options
 from crossgram_cli.shared import computes, emit, overwrite_option
 
 __all__ = ["command"]
@@ -19,6 +19,7 @@ __all__ = ["command"]
 @click.option("--target", help="Space that the map gives; by default the second.")
 @output_option
 @solve_options
+@forget_option
 @overwrite_option
 @computes
 def command(

@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from crossgram.accumulation import Options, accumulate, open_spaces, prepared
 from crossgram.atlases.facts import AtlasSplit
 from crossgram.errors import InputError, WidthMismatchError
-from crossgram.evaluation.splits import checked_overlap
+from crossgram.evaluation.splits import checked_overlaps
+from crossgram.fingerprint import known_rows
 from crossgram.folds import FoldedMoments
 from crossgram.moments import Moments
 from crossgram.pairing import at_rows
 from crossgram.progress import ProgressCallback
 from crossgram.sampling import hold_out
 from crossgram.source import Source, SourceLike, usable_rows
+
+_TRAINING = 0
 
 __all__ = ["Divided", "by_holding_out", "by_other_stores"]
 
@@ -72,9 +75,13 @@ def by_holding_out(
     """
     with prepared(spaces, options) as ready:
         apart = hold_out(ready.sources, share, seed, most)
-        folds = ready.divided(2, apart.assigner([apart.training_rows])).collect(progress)
+        assign = apart.assigner([apart.training_rows])
+        folds = ready.divided(2, assign).collect(progress)
         assert isinstance(folds, FoldedMoments)
         training, held_out = folds.folds
+        training.seen, _ = known_rows(
+            ready.sources, lambda start, stop: assign(start, stop) == _TRAINING
+        )
         tried = _in_memory(ready.sources, apart.scored) if len(apart.scored) else []
         labels = tuple(source.label for source in ready.sources)
     split = AtlasSplit(
@@ -126,9 +133,11 @@ def by_other_stores(
     usable = np.flatnonzero(usable_rows(tried))
     known = all(any(one.ids is not None for one in side) for side in (sources, tried))
     shared = (
-        checked_overlap(tried, usable, sources[:1], allow_overlap, people_count=labels_are_people)
+        checked_overlaps(
+            tried, usable, sources[:1], [], allow_overlap, people_count=labels_are_people
+        )
         if known
-        else None
+        else ()
     )
     chosen = {one.name: getattr(options, one.name) for one in fields(options)} | {"names": names}
     training, held_out = (
@@ -144,8 +153,8 @@ def by_other_stores(
         fitted_rows=training.rows,
         held_out_rows=held_out.rows,
         recognised_rows=len(usable) if labelled else 0,
-        shared_images=None if shared is None else shared.images,
-        shared_people=None if shared is None else shared.people,
+        shared_images=shared[0].images if shared else None,
+        shared_people=shared[0].people if shared else None,
         seed=0,
     )
     return Divided(training, held_out, tried if labelled else [], split)

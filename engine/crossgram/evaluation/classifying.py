@@ -14,7 +14,7 @@ from crossgram.accumulation import open_spaces
 from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
 from crossgram.evaluation.maps import loaded_map
 from crossgram.evaluation.scoring import as_wide
-from crossgram.evaluation.splits import Overlap, checked_overlap, split_notes
+from crossgram.evaluation.splits import Overlap, checked_overlaps, split_notes
 from crossgram.heads import ClassifierHead, in_top_k
 from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids
@@ -68,8 +68,9 @@ class ClassificationReport:
         Images, and those without an embedding, which are left out.
     classes : int
         Of the head.
-    overlap : Overlap or None
-        What the fit shares with the evaluation; None if it was not said what was fitted on.
+    overlaps : tuple of Overlap
+        What fit and evaluation share, by the stores that were said to be fitted on, and by the
+        map if it remembers it.
     notes : tuple of str
         What to know before relying on the figures.
     """
@@ -78,7 +79,7 @@ class ClassificationReport:
     images: int
     left_out: int
     classes: int
-    overlap: Overlap | None
+    overlaps: tuple[Overlap, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -152,8 +153,9 @@ def classify(
     )
     usable = usable_rows(sources)
     true = _classes(sources, own_head.classes, classes, usable)
-    shared = checked_overlap(
-        sources, np.flatnonzero(usable), fitted_on, allow_overlap, people_count=False
+    maps = [] if fitted is None else [fitted]
+    shared = checked_overlaps(
+        sources, np.flatnonzero(usable), fitted_on, maps, allow_overlap, people_count=False
     )
     counts: dict[_Ends, _Count] = {}
     for start, blocks in _blocks(sources, usable, progress):
@@ -170,8 +172,8 @@ def classify(
         images=int(usable.sum()),
         left_out=int((~usable).sum()),
         classes=own_head.classes,
-        overlap=shared,
-        notes=tuple(split_notes(shared)) if fitted is not None else (),
+        overlaps=shared,
+        notes=tuple(split_notes(shared, maps)) if maps else (),
     )
 
 

@@ -16,7 +16,7 @@ from crossgram.evaluation.maps import loaded_map
 from crossgram.evaluation.resampling import Interval, check_draws, intervals
 from crossgram.evaluation.scoring import as_wide, prepared
 from crossgram.evaluation.searching import Probes, Search, search
-from crossgram.evaluation.splits import Overlap, checked_overlap, split_notes
+from crossgram.evaluation.splits import Overlap, checked_overlaps, split_notes
 from crossgram.fingerprint import id_hashes
 from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids
@@ -129,8 +129,9 @@ class IdentificationReport:
         Of the intervals.
     confidence : float
         Of the intervals.
-    overlap : Overlap or None
-        What the fit shares with the probes; None if it was not said what was fitted on.
+    overlaps : tuple of Overlap
+        What fit and the probes share, by the stores that were said to be fitted on, and by the
+        map if it remembers it.
     notes : tuple of str
         What to know before relying on the figures.
     """
@@ -148,7 +149,7 @@ class IdentificationReport:
     resamples: int
     seed: int
     confidence: float
-    overlap: Overlap | None
+    overlaps: tuple[Overlap, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -235,7 +236,8 @@ def identify(
         for first, twin in ((probe, own), (enrolled, again))
     )
     searched = np.flatnonzero(usable)
-    shared = checked_overlap([probe], searched, fitted_on, allow_overlap)
+    maps = [] if fitted is None else [fitted]
+    shared = checked_overlaps([probe], searched, fitted_on, maps, allow_overlap)
     who, people = _people(probe, enrolled, searched)
     itself = _same_images(probe, enrolled, searched)
     # but for the probe itself
@@ -294,7 +296,7 @@ def identify(
         resamples=resamples,
         seed=seed,
         confidence=confidence,
-        overlap=shared,
+        overlaps=shared,
         notes=tuple(_notes(fpirs, rated, int(against.sum()), strangers, fitted, shared)),
     )
 
@@ -545,7 +547,7 @@ def _notes(
     non_mated: int,
     strangers: bool,
     fitted: LinearMap | None,
-    shared: Overlap | None,
+    shared: Sequence[Overlap],
 ) -> Iterator[str]:
     if len(rated) < len(set(fpirs)):
         yield (
@@ -557,4 +559,4 @@ def _notes(
             "everybody is enrolled: false positives are counted in searches among the other people"
         )
     if fitted is not None:
-        yield from split_notes(shared)
+        yield from split_notes(shared, [fitted])

@@ -25,7 +25,7 @@ from crossgram.evaluation.measuring import (
 from crossgram.evaluation.pair_list import MOST_PAIRS, PairList, all_pairs, read_pairs
 from crossgram.evaluation.resampling import check_draws
 from crossgram.evaluation.scoring import METRICS, as_wide, prepared
-from crossgram.evaluation.splits import Overlap, checked_overlap, split_notes
+from crossgram.evaluation.splits import Overlap, checked_overlaps, split_notes
 from crossgram.evaluation.templates import (
     Pooling,
     Templates,
@@ -66,8 +66,9 @@ class VerificationReport:
         Of the intervals.
     confidence : float
         Of the intervals.
-    overlap : Overlap or None
-        What the fit chosen with the evaluation; None if it was not said what was fitted on.
+    overlaps : tuple of Overlap
+        What fit and evaluation share, by the stores that were said to be fitted on, and by every
+        map that remembers it.
     notes : tuple of str
         What to know before relying on the figures.
     pooling : Pooling or None
@@ -86,7 +87,7 @@ class VerificationReport:
     resamples: int
     seed: int
     confidence: float
-    overlap: Overlap | None
+    overlaps: tuple[Overlap, ...]
     notes: tuple[str, ...]
     pooling: Pooling | None = None
 
@@ -257,11 +258,11 @@ def verify_spaces(
         pooled = _templates(sources, templates, usable, normalize_images, detector_scores)
         chosen = Sorted(read_template_pairs(pairs, pooled), True, metric, tar, fars)
         images = pooled.images_of(chosen.rows)
-    shared = checked_overlap(sources, images, fitted_on, allow_overlap)
     loaded = {
         (i, j): loaded_map(one, sources[i], sources[j], f"{called[i]} to {called[j]}")
         for (i, j), one in maps.items()
     }
+    shared = checked_overlaps(sources, images, fitted_on, list(loaded.values()), allow_overlap)
     met = _Meeting(sources, called, loaded, usable, _ready(metric, pooled))
     drawing = Drawing(0 if isinstance(chosen, Binned) else resamples, confidence, seed)
     total = len(sources) ** 2 + 2 * len(loaded)
@@ -296,8 +297,8 @@ def verify_spaces(
         resamples=drawing.resamples,
         seed=seed,
         confidence=confidence,
-        overlap=shared,
-        notes=tuple(_notes(chosen, fars, shared, bool(loaded))),
+        overlaps=shared,
+        notes=tuple(_notes(chosen, fars, shared, list(loaded.values()))),
         pooling=None if pooled is None else pooled.pooling(chosen.rows),
     )
 
@@ -471,8 +472,8 @@ class _Meeting:
 def _notes(
     chosen: Sorted | Binned,
     fars: Sequence[float],
-    shared: Overlap | None,
-    mapped: bool,
+    shared: Sequence[Overlap],
+    maps: Sequence[LinearMap],
 ) -> Iterator[str]:
     if isinstance(chosen, Binned):
         yield "too many pairs to be drawn anew: without intervals, and the area to about 1e-5"
@@ -487,5 +488,5 @@ def _notes(
             f"at {', '.join(f'{far:g}' for far in few)} the true accept rate hangs on fewer than "
             f"{_FEW_FALSE_ACCEPTS} false accepts"
         )
-    if mapped:
-        yield from split_notes(shared)
+    if maps:
+        yield from split_notes(shared, maps)
