@@ -166,7 +166,8 @@ def verify(
     seed : int
         Of the draws.
     fitted_on : sequence of source-like
-        What the maps were fitted on, to see whether the evaluation is of other images and people.
+        What the maps were fitted on, besides what they remember themselves, to see whether the
+        evaluation is of other images and people.
     allow_overlap : bool
         Evaluate all the same if it is not; the report says so.
     progress : callable

@@ -31,8 +31,8 @@ def split_options(command: _Command) -> _Command:
             "--fitted-on",
             multiple=True,
             type=click.Path(),
-            help="A store that the maps were fitted on: its images and people must not be "
-            "evaluated. Repeatable.",
+            help="A store that the maps were fitted on, where they do not remember it: its images "
+            "and people must not be evaluated. Repeatable.",
         ),
         click.option(
             "--allow-overlap",
