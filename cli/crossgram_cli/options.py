@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -55,6 +56,14 @@ def _ridge(ctx: click.Context, param: click.Parameter, value: str) -> float | st
     except ValueError as error:
         raise click.BadParameter(f"{value!r}: expected a number, or auto") from error
 
+
+checkpoint_option = click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep what is done in this folder: the same command, if it was stopped, goes on from "
+    "there. The folder goes when all is done.",
+)
 
 ridge_option = click.option(
     "--ridge",

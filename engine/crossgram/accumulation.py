@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import blake2b
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crossgram.accumulator import TILE_ROWS
-from crossgram.cluster_sums import Apart, sums_on_cluster
+from crossgram.checkpoint import Checkpoint, opened_checkpoint
+from crossgram.cluster_sums import Apart, KeptTree, sums_on_cluster
 from crossgram.errors import InputError
 from crossgram.fingerprint import fingerprint, id_sum, known_rows
 from crossgram.folds import FOLD_BY, FoldedMoments, with_history
@@ -88,6 +89,8 @@ class Options:
         Threads; by default the processors that this process may use.
     norms : bool
         Keep the sums that unbiased CKA needs too; not with `maps` or `weights`.
+    checkpoint : path, optional
+        A folder to keep finished parts in: the same run, if it was stopped, goes on from there.
     client : distributed.Client, optional
         Of a Dask cluster whose workers are to do it, a segment at a time; `memory` is then that of
         each, and a result the same bit for bit.
@@ -108,6 +111,7 @@ class Options:
     memory: int | None = None
     threads: int | None = None
     norms: bool = False
+    checkpoint: Path | None = None
     client: Any = None
     remember: bool = True
 
@@ -161,6 +165,7 @@ class Pass:
     _given: Sequence[Source] = ()
     _solve: tuple[int, int] | None = None
     _grouped_by: str | None = None
+    _checkpoint: Checkpoint | None = None
 
     def run(
         self, progress: ProgressCallback = ignore, *, record: bool = False
@@ -222,7 +227,7 @@ class Pass:
         if self._assign is not None:
             facts |= {"folds": self.plan.folds, "group_by": self._options.group_by}
         if self._weights is not None:
-            facts["weights"] = hashlib.blake2b(self._weights.tobytes(), digest_size=16).hexdigest()
+            facts["weights"] = blake2b(self._weights.tobytes(), digest_size=16).hexdigest()
         return Operation.now("accumulate", self.plan.rows, ids, inputs, facts)
 
     def row_ids(self) -> str | None:
@@ -325,19 +330,31 @@ class Pass:
         self, work: Work[Sums], folds: int, stage: str, progress: ProgressCallback
     ) -> list[Sums]:
         plan = work.plan
-        tree: MergeTree[list[Sums]] = MergeTree(plan.segments, merge_folds)
         assign = self._assign if folds > 1 else None
-        done = 0
+        kept = self._kept(work, folds)
+        rows = 0
 
-        def report(rows: int) -> None:
-            nonlocal done
-            done += rows
+        def report(count: int) -> None:
+            nonlocal rows
+            rows += count
             row_bytes = plan.bytes_to_read // plan.rows
-            progress(Progress(stage, done, plan.rows, done * row_bytes))
+            progress(Progress(stage, rows, plan.rows, rows * row_bytes))
 
+        for index in kept.done:
+            segment = plan.segment(index)
+            report(segment.stop - segment.start)
+        if len(kept.done) == plan.segments:
+            return kept.tree.result()
         if self._options.client is not None:
             apart = Apart(self._weights, folds, self._grouped_by, assign)
-            return sums_on_cluster(self._options.client, work, self.sources, apart, report)
+            return sums_on_cluster(
+                self._options.client,
+                work,
+                self.sources,
+                apart,
+                report,
+                kept if self._checkpoint is not None else None,
+            )
         weigh = None if self._weights is None else self._weights_of
 
         def consumer() -> Callable[[Block], None]:
@@ -346,14 +363,53 @@ class Pass:
             def consume(block: Block) -> None:
                 add_block(block, accumulators, self.sources, weigh, assign)
                 if block.is_last:
-                    tree.add(block.segment.index, [each.moments() for each in accumulators])
+                    kept.tree.add(block.segment.index, [each.moments() for each in accumulators])
 
             return consume
 
         stream_segments(
-            plan, self.sources, consumer, check=partial(check_ids, self.sources), progress=report
+            plan,
+            self.sources,
+            consumer,
+            check=partial(check_ids, self.sources),
+            progress=report,
+            done=kept.done,
         )
-        return tree.result()
+        return kept.tree.result()
+
+    def _kept(self, work: Work[Sums], folds: int) -> KeptTree[Sums]:
+        """Return what merges the sums of segments, with those that an earlier run has kept."""
+        segments = work.plan.segments
+        if self._checkpoint is None:
+            return KeptTree(MergeTree(segments, merge_folds), frozenset())
+        there = self._checkpoint.next_pass(self._deciding(work, folds), work.kind, folds)
+        tree: MergeTree[list[Sums]] = MergeTree(segments, merge_folds, there.keep)
+        done: set[int] = set()
+        for node in there.nodes():
+            tree.add(node.index, node.sums, node.level, is_kept=True)
+            first = node.index << node.level
+            done |= set(range(first, min(first + (1 << node.level), segments)))
+        return KeptTree(tree, frozenset(done))
+
+    def _deciding(self, work: Work[Sums], folds: int) -> dict[str, Any]:
+        """Return what decides the sums of a pass, as JSON values."""
+        facts = self.recorded(self.row_ids()).to_dict()
+        plan = work.plan.to_dict()
+        decisive = ["spaces", "blocks", "segment_rows", "precision"]
+        # of one fold, smaller blocks give the same bits
+        decisive += ["block_rows"] if folds > 1 else []
+        matrices = blake2b(digest_size=16)
+        for matrix in work.matrices:
+            matrices.update(np.ascontiguousarray(matrix).tobytes())
+        return {
+            "version": facts["version"],
+            "rows": facts["rows"],
+            "ids": facts["ids"],
+            "inputs": [{"rows": own["rows"], "digest": own["digest"]} for own in facts["inputs"]],
+            "options": facts["options"] | {"folds": folds, "norms": self._options.norms},
+            "plan": {name: plan[name] for name in decisive},
+            "earlier passes": matrices.hexdigest(),
+        }
 
 
 @contextmanager
@@ -384,8 +440,14 @@ def prepared(
             weights: NDArray[np.float64] | None = balanced_weights(paired)
         else:
             weights = checked_weights(options.weights, plan.rows)
-        grouped_by = options.group_by if options.folds else None
-        yield Pass(plan, paired, options, weights, assign, sources, solve, grouped_by)
+        by = options.group_by if options.folds else None
+        keeping = (
+            nullcontext()
+            if options.checkpoint is None
+            else opened_checkpoint(Path(options.checkpoint))
+        )
+        with keeping as checkpoint:
+            yield Pass(plan, paired, options, weights, assign, sources, solve, by, checkpoint)
 
 
 def planned(

@@ -25,7 +25,7 @@ from crossgram.segment_sums import Sums, Work, add_block
 from crossgram.source import Source, open_source
 from crossgram.stream import StreamFailure, read_blocks
 
-__all__ = ["Apart", "sums_on_cluster"]
+__all__ = ["Apart", "KeptTree", "sums_on_cluster"]
 
 _MOST_GROUPS = 64
 """Runs of segments whose sums are merged by workers and then come here: a worker that is lost takes
@@ -57,6 +57,22 @@ class Apart:
 
 
 @dataclass(frozen=True)
+class KeptTree(Generic[Sums]):
+    """Sums that are merged segment by segment, and kept.
+
+    Attributes
+    ----------
+    tree : MergeTree
+        What merges and keeps them.
+    done : frozenset of int
+        Segments that are in it already.
+    """
+
+    tree: MergeTree[list[Sums]]
+    done: frozenset[int]
+
+
+@dataclass(frozen=True)
 class _Job(Generic[Sums]):
     """What the tasks of a pass have in common."""
 
@@ -82,6 +98,7 @@ def sums_on_cluster(
     sources: Sequence[Source],
     apart: Apart,
     report: Callable[[int], None],
+    kept: KeptTree[Sums] | None = None,
 ) -> list[Sums]:
     """Return the sums of all rows, one per fold: the same, bit for bit, as of one machine.
 
@@ -97,6 +114,8 @@ def sums_on_cluster(
         Weights and folds.
     report : callable
         Called with the rows of each segment that is done.
+    kept : KeptTree, optional
+        What merges sums here, segment by segment, and keeps them; by default workers merge first.
 
     Raises
     ------
@@ -120,14 +139,19 @@ def sums_on_cluster(
     paths = [own for own in addresses if own is not None]
     check_workers(client, paths, work.plan.planned_memory_bytes)
     job = _Job(uuid.uuid4().hex, work, addresses, apart.folds, apart.by)
-    return _Run(client, job, sources, apart).sums(report)
+    return _Run(client, job, sources, apart, kept).sums(report)
 
 
 class _Run(Generic[Sums]):
     """The tasks of a pass: which are out, and what became of those that are done."""
 
     def __init__(
-        self, client: Any, job: _Job[Sums], sources: Sequence[Source], apart: Apart
+        self,
+        client: Any,
+        job: _Job[Sums],
+        sources: Sequence[Source],
+        apart: Apart,
+        kept: KeptTree[Sums] | None,
     ) -> None:
         from distributed import as_completed
 
@@ -135,8 +159,9 @@ class _Run(Generic[Sums]):
         self._sources, self._apart = sources, apart
         # a task of its own, so that it is made again if all who have it are lost
         self._job = client.submit(_as_it_is, job, pure=False)
-        self._groups: _Groups[Sums] = _Groups(client, self._plan.segments)
-        self._numbers = iter(range(self._plan.segments))
+        self._groups: _Groups[Sums] = _Groups(client, self._plan.segments, kept)
+        done = frozenset[int]() if kept is None else kept.done
+        self._numbers = iter([k for k in range(self._plan.segments) if k not in done])
         self._segments: dict[Any, int] = {}
         self._roots: dict[Any, int] = {}
         self._failures: dict[int, InputError] = {}
@@ -179,7 +204,7 @@ class _Run(Generic[Sums]):
         except InputError as error:
             self._failures[self._segments.pop(future)] = error
             # those that are out, before it, may fail too
-            self._numbers = iter(range(0))
+            self._numbers = iter([])
         return False
 
     def _collect(self, future: Any) -> None:
@@ -193,15 +218,20 @@ class _Run(Generic[Sums]):
 class _Groups(Generic[Sums]):
     """The lower part of the tree, of tasks, and the upper part, which is merged here."""
 
-    def __init__(self, client: Any, segments: int) -> None:
+    def __init__(self, client: Any, segments: int, kept: KeptTree[Sums] | None) -> None:
         self._client = client
         self._segments = segments
         self._size = 1
-        while self._size * _MOST_GROUPS < segments:
+        while kept is None and self._size * _MOST_GROUPS < segments:
             self._size *= 2
         self._lower: dict[int, MergeTree[Any]] = {}
         self._missing: dict[int, int] = {}
-        self._upper: MergeTree[list[Sums]] = MergeTree(-(-segments // self._size), merge_folds)
+        groups = -(-segments // self._size)
+        self._upper: MergeTree[list[Sums]]
+        if kept is None:
+            self._upper = MergeTree(groups, merge_folds)
+        else:
+            self._upper = kept.tree
 
     def add(self, index: int, future: Any) -> Iterator[tuple[int, Any]]:
         """Add the sums of a segment; yield the group that is whole by it, and its sums."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from crossgram.accumulator import row_weights
 from crossgram.double_double import Pair, add, product, split, times, two_sum
+from crossgram.errors import CorruptDataError
 from crossgram.kernels.numpy import unit_rows
 from crossgram.row_checks import finite_rows, unmasked_tiles
 from crossgram.spaces import Space
@@ -40,6 +41,27 @@ class ResidualMoments:
         """Add the sums of other rows."""
         self.products = add(self.products, other.products)
         self.squares = self.squares + other.squares
+
+    def to_parts(self) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:
+        """Return the arrays by name, and nothing else."""
+        high, low = self.products
+        return {"high": high, "low": low, "squares": self.squares}, {}
+
+    @classmethod
+    def from_parts(
+        cls, tensors: Mapping[str, NDArray[np.float64]], facts: Mapping[str, Any], label: str
+    ) -> ResidualMoments:
+        """Make it of what `to_parts` returned.
+
+        Raises
+        ------
+        CorruptDataError
+            If an array is missing; the message begins with `label`.
+        """
+        try:
+            return cls((tensors["high"], tensors["low"]), tensors["squares"])
+        except KeyError as error:
+            raise CorruptDataError(f"{label}: has no array {error}") from error
 
 
 _TILE_ROWS = 256

@@ -55,6 +55,16 @@ class Work(Protocol[_Sums_co]):
         """What messages call the sources."""
         ...
 
+    @property
+    def kind(self) -> type[_Sums_co]:
+        """Of the sums."""
+        ...
+
+    @property
+    def matrices(self) -> tuple[NDArray[np.float64], ...]:
+        """What earlier passes gave, that the sums depend on."""
+        ...
+
     def accumulators(self, folds: int) -> Sequence[Accumulating[_Sums_co]]:
         """Return what adds up the rows of each fold."""
         ...
@@ -81,6 +91,18 @@ class MomentsWork:
     skip_nonfinite: bool
     norms: bool
     preconditioner: Preconditioner | None = None
+
+    @property
+    def kind(self) -> type[Moments]:
+        """Of the sums."""
+        return Moments
+
+    @property
+    def matrices(self) -> tuple[NDArray[np.float64], ...]:
+        """The preconditioner's, if there is one."""
+        if self.preconditioner is None:
+            return ()
+        return (*self.preconditioner.centres, self.preconditioner.triangle)
 
     def accumulators(self, folds: int) -> list[Accumulator]:
         """Return what adds up the rows of each fold; they share their tiles."""
@@ -122,6 +144,16 @@ class ResidualWork:
     skip_nonfinite: bool
     coefficients: NDArray[np.float64]
     bias: NDArray[np.float64]
+
+    @property
+    def kind(self) -> type[ResidualMoments]:
+        """Of the sums."""
+        return ResidualMoments
+
+    @property
+    def matrices(self) -> tuple[NDArray[np.float64], ...]:
+        """The map's."""
+        return self.coefficients, self.bias
 
     def accumulators(self, folds: int) -> list[ResidualAccumulator]:
         """Return what adds up the rows of each fold."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -128,8 +128,9 @@ def _cut(segments: Iterable[Segment], block_rows: int) -> Iterator[tuple[int, in
 class _Segments:
     """Hands out segments in order, and none after one that failed."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, done: Collection[int]) -> None:
         self._plan = plan
+        self._done = done
         self._lock = threading.Lock()
         self._next = 0
         self._end = plan.segments
@@ -140,7 +141,8 @@ class _Segments:
                 if self._next >= self._end:
                     return
                 index, self._next = self._next, self._next + 1
-            yield self._plan.segment(index)
+            if index not in self._done:
+                yield self._plan.segment(index)
 
     def stop_before(self, index: int) -> None:
         with self._lock:
@@ -157,6 +159,7 @@ def stream_segments(
     *,
     check: Check | None,
     progress: Callable[[int], None],
+    done: Collection[int] = (),
 ) -> None:
     """Read every segment of a plan and give its blocks, in order, to a consumer.
 
@@ -175,13 +178,15 @@ def stream_segments(
         Called by the readers with the row range of each block.
     progress : callable
         Called in the caller's thread with the rows finished since the last call.
+    done : collection of int
+        Segments to leave out.
 
     Raises
     ------
     CrossgramError
         The failure in the earliest segment; segments before it have been consumed.
     """
-    segments = _Segments(plan)
+    segments = _Segments(plan, done)
     finished: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     failures: list[tuple[int, BaseException]] = []
 

@@ -16,7 +16,7 @@ from crossgram_cli.models import (
     pop_running,
     running_options,
 )
-from crossgram_cli.options import forget_option, output_option, pass_options
+from crossgram_cli.options import checkpoint_option, forget_option, output_option, pass_options
 from crossgram_cli.shared import computes, emit, overwrite_option, progress_bar
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ __all__ = ["command"]
     "not with --map or --weights.",
 )
 @cluster_options
+@checkpoint_option
 @click.option(
     "--from-images",
     type=click.Path(),
@@ -77,6 +78,7 @@ def command(
     folds: int | None,
     workers: int | None,
     scheduler: str | None,
+    checkpoint: Path | None,
     overwrite: bool,
     as_json: bool,
     **options: Any,
@@ -93,6 +95,7 @@ def command(
                   --model b=onnx:b.onnx --recipe arcface-crops -o moments.safetensors
     """
     import crossgram as cg
+    from crossgram.checkpoint import clear_checkpoint
     from crossgram.inspection import describe
     from crossgram.output import beside, check_output, refuse_overlap
     from crossgram_cli.text import aligned, moments_lines
@@ -100,8 +103,9 @@ def command(
     given = given_network_options()
     networks, running = pop_networks(options), pop_running(options)
     _check_inputs(stores, from_images, networks, names)
-    if from_images is not None and (workers is not None or scheduler is not None):
-        raise click.UsageError("--workers, --scheduler: for STORES, not for --from-images")
+    alone = {"--workers": workers, "--scheduler": scheduler, "--checkpoint": checkpoint}
+    if from_images is not None and any(value is not None for value in alone.values()):
+        raise click.UsageError(f"{', '.join(alone)}: for STORES, not for --from-images")
     if given and from_images is None:
         raise click.UsageError(f"{', '.join(given)}: for --from-images, not for STORES")
     read = stores or tuple(filter(None, [from_images]))
@@ -118,7 +122,12 @@ def command(
     with cluster(workers, scheduler) as client, progress_bar() as progress:
         if from_images is None:
             moments = cg.accumulate(
-                stores, names=names or None, client=client, progress=progress, **options
+                stores,
+                names=names or None,
+                checkpoint=checkpoint,
+                client=client,
+                progress=progress,
+                **options,
             )
         else:
             from crossgram.extraction import Options
@@ -132,6 +141,8 @@ def command(
                 **options,
             )
     moments.save(output, overwrite=overwrite)
+    if checkpoint is not None:
+        clear_checkpoint(checkpoint)
     result = describe(output) | {"moments": output}
     lines = moments_lines(result)
     if from_images is not None:

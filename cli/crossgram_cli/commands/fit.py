@@ -9,6 +9,7 @@ import click
 
 from crossgram_cli.cluster import cluster, cluster_options
 from crossgram_cli.options import (
+    checkpoint_option,
     forget_option,
     normalize_only_option,
     output_option,
@@ -39,6 +40,7 @@ __all__ = ["command"]
 )
 @normalize_only_option
 @cluster_options
+@checkpoint_option
 @click.option("--moments", type=click.Path(), help="Keep the moments too, in this file.")
 @forget_option
 @overwrite_option
@@ -53,6 +55,7 @@ def command(
     moments: str | None,
     workers: int | None,
     scheduler: str | None,
+    checkpoint: Path | None,
     overwrite: bool,
     as_json: bool,
     **options: Any,
@@ -68,6 +71,7 @@ def command(
               crossgram fit a.zarr b.zarr -o a-to-b.safetensors --scheduler tcp://head:8786
     """
     import crossgram as cg
+    from crossgram.checkpoint import clear_checkpoint
     from crossgram.output import check_output, refuse_overlap
 
     for path in (output, moments):
@@ -84,12 +88,15 @@ def command(
             folds=folds or 0,
             progress=progress,
             record=moments is not None,
+            checkpoint=checkpoint,
             client=client,
             **options,
         )
     report.map.save(output, overwrite=overwrite)
     if moments is not None:
         report.moments.save(moments, overwrite=overwrite)
+    if checkpoint is not None:
+        clear_checkpoint(checkpoint)
     result = report.to_dict() | {"map": output, "moments": moments}
     emit(result, as_json, _text(report, output, moments))
 

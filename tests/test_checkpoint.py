@@ -1,0 +1,277 @@
+"""Runs that are stopped and go on: the same bits, little done twice, and nothing of other runs."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import ENTRY
+from hypothesis import given
+from hypothesis import strategies as st
+
+import crossgram as cg
+from crossgram.cluster import cluster_client
+from crossgram.errors import InputError
+from crossgram.merge_tree import MergeTree, Place
+
+ROWS, SEGMENT = 150_000, 16_384
+"""Ten segments."""
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("stores")
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, 1, size=(ROWS, 12)).astype("f4")
+    y = (x @ rng.normal(size=(12, 7)) + rng.normal(size=(ROWS, 7))).astype("f4")
+    for name, rows in (("a", x), ("b", y)):
+        with cg.EmbeddingStore.create(root / f"{name}.zarr", dim=rows.shape[1]) as writer:
+            writer.append(rows, ids=[f"{k}" for k in range(ROWS)])
+    return [root / "a.zarr", root / "b.zarr"]
+
+
+class StoppedError(Exception):
+    """Raised in the middle of a run."""
+
+
+def stop_after(rows: int) -> Any:
+    def progress(done: cg.Progress) -> None:
+        if done.rows >= rows:
+            raise StoppedError
+
+    return progress
+
+
+def assert_same_bits(found: Any, expected: Any) -> None:
+    folds = getattr(found, "folds", (found,)), getattr(expected, "folds", (expected,))
+    for one, other in zip(*folds, strict=True):
+        (tensors, facts), (wanted, known) = one.to_parts(), other.to_parts()
+        assert tensors.keys() == wanted.keys()
+        for name, tensor in tensors.items():
+            np.testing.assert_array_equal(tensor, wanted[name])
+        assert facts["rows"] == known["rows"]
+
+
+def nodes(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "pass-0").glob("*.safetensors"))
+
+
+class TestTree:
+    @given(st.integers(1, 33), st.randoms(use_true_random=False))
+    def test_what_is_kept_gives_the_same_whole_wherever_it_is_stopped(
+        self, leaves: int, chance: random.Random
+    ) -> None:
+        files: dict[Place, str] = {}
+
+        def keep(level: int, index: int, node: str, absorbed: Any) -> None:
+            files[level, index] = node
+            for place in absorbed:
+                del files[place]
+
+        def joined(left: str, right: str) -> str:
+            return f"({left} {right})"
+
+        whole: MergeTree[str] = MergeTree(leaves, joined)
+        for k in range(leaves):
+            whole.add(k, str(k))
+        order = chance.sample(range(leaves), leaves)
+        done = chance.randint(0, leaves)
+        first: MergeTree[str] = MergeTree(leaves, joined, keep)
+        for k in order[:done]:
+            first.add(k, str(k))
+        # every leaf that was added is in one file, and in one only
+        covered = [int(k) for node in files.values() for k in re.findall(r"\d+", node)]
+        assert sorted(covered) == sorted(order[:done])
+        second: MergeTree[str] = MergeTree(leaves, joined, keep)
+        for (level, index), node in chance.sample(list(files.items()), len(files)):
+            second.add(index, node, level, is_kept=True)
+        for k in order[done:]:
+            second.add(k, str(k))
+        assert second.result() == whole.result()
+        assert list(files.values()) == [whole.result()]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"folds": 3, "group_by": "ids"}, {"norms": True}],
+    ids=["plain", "folds", "norms"],
+)
+def test_a_run_that_was_stopped_goes_on(
+    stores: list[Path], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    expected = cg.accumulate(stores, **options)
+    folder = tmp_path / "kept"
+    with pytest.raises(StoppedError):
+        cg.accumulate(stores, checkpoint=folder, progress=stop_after(6 * SEGMENT), **options)
+    assert nodes(folder)
+    seen: list[int] = []
+    found = cg.accumulate(
+        stores, checkpoint=folder, progress=lambda done: seen.append(done.rows), **options
+    )
+    assert seen[0] >= SEGMENT
+    assert seen[-1] == ROWS
+    assert_same_bits(found, expected)
+    assert found.history[0].ids == expected.history[0].ids
+    # and a third time there is nothing left to be done
+    assert nodes(folder) == ["4-0.safetensors"]
+    again = cg.accumulate(stores, checkpoint=folder, progress=lambda done: None, **options)
+    assert_same_bits(again, expected)
+
+
+def test_further_passes_are_kept_too(tmp_path: Path) -> None:
+    pair = tmp_path / "pair" / "a.zarr", tmp_path / "pair" / "b.zarr"
+    cg.synth(tmp_path / "pair", rows=60_000, source_dim=24, target_dim=8, condition=1e6, dtype="f8")
+    expected = cg.fit(*pair, digits=14)
+    assert expected.certificate is not None
+    folder = tmp_path / "kept"
+    for stage in ("accumulate again", "residuals"):
+
+        def stop(done: cg.Progress, stage: str = stage) -> None:
+            if done.stage == stage and done.rows > SEGMENT:
+                raise StoppedError
+
+        with pytest.raises(StoppedError):
+            cg.fit(*pair, digits=14, checkpoint=folder, progress=stop)
+    found = cg.fit(*pair, digits=14, checkpoint=folder)
+    np.testing.assert_array_equal(found.weight, expected.weight)
+    np.testing.assert_array_equal(found.bias, expected.bias)
+    assert found.certificate == expected.certificate
+
+
+def test_a_cluster_goes_on_with_what_one_machine_began(stores: list[Path], tmp_path: Path) -> None:
+    expected = cg.accumulate(stores)
+    folder = tmp_path / "kept"
+    with cluster_client(2, None) as client:
+        with pytest.raises(StoppedError):
+            cg.accumulate(stores, checkpoint=folder, progress=stop_after(3 * SEGMENT))
+        with pytest.raises(StoppedError):
+            cg.accumulate(
+                stores, checkpoint=folder, client=client, progress=stop_after(7 * SEGMENT)
+            )
+        assert_same_bits(cg.accumulate(stores, checkpoint=folder, client=client), expected)
+
+
+class TestDamage:
+    @pytest.fixture
+    def stopped(self, stores: list[Path], tmp_path: Path) -> Path:
+        with pytest.raises(StoppedError):
+            cg.accumulate(
+                stores, checkpoint=tmp_path / "kept", threads=1, progress=stop_after(7 * SEGMENT)
+            )
+        return tmp_path / "kept"
+
+    @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+    def test_a_file_that_was_cut_is_done_again(
+        self, stores: list[Path], stopped: Path, share: float
+    ) -> None:
+        newest = max((stopped / "pass-0").glob("*.safetensors"), key=lambda p: p.stat().st_mtime_ns)
+        os.truncate(newest, int(newest.stat().st_size * share))
+        assert_same_bits(cg.accumulate(stores, checkpoint=stopped), cg.accumulate(stores))
+
+    def test_a_flipped_bit_is_found(self, stores: list[Path], stopped: Path) -> None:
+        for path in (stopped / "pass-0").glob("*.safetensors"):
+            content = bytearray(path.read_bytes())
+            content[-9] ^= 1
+            path.write_bytes(content)
+        assert_same_bits(cg.accumulate(stores, checkpoint=stopped), cg.accumulate(stores))
+
+    def test_parts_of_another_run_are_of_no_use(
+        self, stores: list[Path], stopped: Path, tmp_path: Path
+    ) -> None:
+        with pytest.raises(StoppedError):
+            cg.accumulate(
+                stores[::-1], checkpoint=tmp_path / "other", progress=stop_after(5 * SEGMENT)
+            )
+        for path in (tmp_path / "other" / "pass-0").glob("*.safetensors"):
+            path.replace(stopped / "pass-0" / path.name)
+        assert_same_bits(cg.accumulate(stores, checkpoint=stopped), cg.accumulate(stores))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"normalize": True}, r"plan\.spaces|options\.normalize"),
+            ({"precision": "fast"}, "precision was 'exact' and is 'fast'"),
+            ({"folds": 2}, "folds"),
+            ({"weights": np.ones(ROWS)}, "options.weights"),
+        ],
+    )
+    def test_another_run_is_refused(
+        self, stores: list[Path], stopped: Path, options: dict[str, Any], message: str
+    ) -> None:
+        before = nodes(stopped)
+        with pytest.raises(InputError, match=message):
+            cg.accumulate(stores, checkpoint=stopped, **options)
+        assert nodes(stopped) == before
+
+    def test_changed_rows_are_refused(
+        self, stores: list[Path], stopped: Path, tmp_path: Path
+    ) -> None:
+        with cg.EmbeddingStore.create(tmp_path / "b.zarr", dim=7) as writer:
+            writer.append(np.ones((ROWS, 7), "f4"), ids=[f"{k}" for k in range(ROWS)])
+        with pytest.raises(InputError, match=r"is of another run, inputs\.1\.digest was"):
+            cg.accumulate([stores[0], tmp_path / "b.zarr"], checkpoint=stopped)
+
+    def test_a_folder_of_the_user_is_left_alone(self, stores: list[Path], tmp_path: Path) -> None:
+        (tmp_path / "thesis.txt").write_text("years of work")
+        with pytest.raises(InputError, match=r"holds thesis\.txt, which no checkpoint made"):
+            cg.accumulate(stores, checkpoint=tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_killed_again_and_again_the_command_gives_the_same_file(
+    stores: list[Path], tmp_path: Path
+) -> None:
+    """Each time by SIGKILL, a little later: whatever was being written by then."""
+    chance = random.Random(0)
+    command = [*ENTRY, "accumulate", *map(str, stores), "--checkpoint", "kept", "-o"]
+    kills = 0
+    for attempt in range(30):
+        process = subprocess.Popen(
+            [*command, "found.safetensors"], cwd=tmp_path, stdout=subprocess.DEVNULL
+        )
+        began = time.monotonic()
+        while process.poll() is None and not (tmp_path / "kept" / "pass-0").exists():
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.15))
+        if attempt < 12 and process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+        assert time.monotonic() - began < 60
+        if (tmp_path / "found.safetensors").exists():
+            break
+    assert kills >= 3
+    assert_same_bits(cg.load_moments(tmp_path / "found.safetensors"), cg.accumulate(stores))
+    # what was kept is of no use any longer
+    assert not (tmp_path / "kept").exists()
+
+
+def test_two_runs_do_not_share_a_folder(stores: list[Path], tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from crossgram.checkpoint import opened_checkpoint\n"
+        "with opened_checkpoint(Path('kept')):\n"
+        "    print('there', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "there\n"
+        with pytest.raises(InputError, match="another run is at work in it"):
+            cg.accumulate(stores, checkpoint=tmp_path / "kept")
+    finally:
+        holder.kill()
+        holder.wait()
+    assert cg.accumulate(stores, checkpoint=tmp_path / "kept").rows == ROWS
