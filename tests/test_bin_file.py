@@ -411,7 +411,7 @@ class TestPairs:
                 [f"{2 * k:05d}", f"{2 * k + 1:05d}", int(one)] for k, one in enumerate(same)
             )
         stores = [tmp_path / "a.zarr", tmp_path / "b.zarr"]
-        fitted = cg.fit(*stores, intercept=False)
+        fitted = cg.fit(*stores, intercept=False, remember=False)
         reports = [
             cg.verify(*stores, linear_map=fitted, pairs=pairs, resamples=20)
             for pairs in (listed, tmp_path / "x.csv")
