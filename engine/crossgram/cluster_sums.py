@@ -197,15 +197,16 @@ class _Run(Generic[Sums]):
 
     def _is_done(self, future: Any) -> bool:
         """Tell whether a segment's sums are there; keep why not, if the input is to blame."""
-        if future.status == "finished":
-            return True
-        try:
-            outcome_of(future)
-        except InputError as error:
-            self._failures[self._segments.pop(future)] = error
-            # those that are out, before it, may fail too
-            self._numbers = iter([])
-        return False
+        # of a result that was lost meanwhile, another worker makes it again
+        if future.status != "finished":
+            try:
+                outcome_of(future)
+            except InputError as error:
+                self._failures[self._segments.pop(future)] = error
+                # those that are out, before it, may fail too
+                self._numbers = iter([])
+                return False
+        return True
 
     def _collect(self, future: Any) -> None:
         index = self._segments.pop(future)

@@ -16,7 +16,7 @@ from crossgram.spaces import Pair, Space, elements
 
 __all__ = ["Plan", "Segment", "available_threads", "make_plan", "parse_bytes"]
 
-_MOST_SEGMENTS = 1024
+_MOST_SEGMENTS = 16_384
 _BLOCK_BYTES = 16 << 20
 _RING_BLOCKS = 3
 _RESERVED_BYTES = 24 << 20
