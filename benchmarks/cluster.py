@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 import time
@@ -33,6 +34,8 @@ def main(rows: int, segments: int) -> None:
         seconds = {"no cluster, 1 thread": _seconds(spaces, threads=1)}
         for workers in (1, 2):
             with cluster_client(workers, None) as client:
+                for core, address in enumerate(client.nthreads()):
+                    client.run(_stay_on, core, workers=[address])
                 name = f"{workers} worker{'s' if workers > 1 else ''}"
                 seconds[name] = _seconds(spaces, client=client)
         one = seconds["1 worker"] * plan.RUN_ROWS / rows
@@ -42,7 +45,7 @@ def main(rows: int, segments: int) -> None:
         "cluster",
         "## Dask workers\n\n"
         f"`accumulate` of {rows:,} rows, {_DIM} and {_DIM} columns of float32, from page cache; "
-        f"medians of {_REPEATS}. Workers have one thread each.\n\n"
+        f"medians of {_REPEATS}. Each worker is kept to a core of its own.\n\n"
         + table(
             ["", "seconds", "rows/s"],
             [[name, f"{own:.2f}", f"{rows / own:,.0f}"] for name, own in seconds.items()],
@@ -50,6 +53,12 @@ def main(rows: int, segments: int) -> None:
         + f"\n\nEfficiency from 1 to 2 workers: {efficiency:.1%}.\n\n"
         + overhead,
     )
+
+
+def _stay_on(core: int) -> None:
+    """Keep this process, its readers and decoders included, to one core."""
+    for thread in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {core})
 
 
 def _seconds(spaces: list[Path], **options: Any) -> float:

@@ -79,7 +79,7 @@ def cluster_client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
     if workers is not None and workers < 1:
         raise InputError(f"workers: {workers} given, expected at least 1")
     threads = str(max(1, available_threads() // (workers or 1)))
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
     settings = {
         "distributed.nanny.pre-spawn-environ": dict.fromkeys(names, threads),
         # a worker may have processes of its own that decode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -21,9 +22,9 @@ from crossgram.grouping import Assign, assigner_to
 from crossgram.merge_tree import MergeTree, merge_folds
 from crossgram.pairing import check_ids
 from crossgram.plan import Segment
-from crossgram.segment_sums import Sums, Work, add_block
+from crossgram.segment_sums import Accumulating, Sums, Work, add_block
 from crossgram.source import Source, open_source
-from crossgram.stream import StreamFailure, read_blocks
+from crossgram.stream import Slot, StreamFailure, make_ring, read_blocks
 
 __all__ = ["Apart", "KeptTree", "sums_on_cluster"]
 
@@ -295,12 +296,12 @@ def _segment(part: _Part, job: _Job[Sums], *arrays: NDArray[Any]) -> list[Sums]:
     elif job.folds > 1 and job.by is not None:
         assign = assigner_to(sources, job.folds, job.by)
     weigh = None if part.weights is None else partial(_slice, part.weights, segment.start)
-    accumulators = job.work.accumulators(job.folds)
+    ring, accumulators = _memory_of(job, sources)
     blocks = read_blocks(
         sources,
         [segment],
         block_rows=plan.block_rows,
-        ring_blocks=plan.ring_blocks,
+        ring=ring,
         check=partial(check_ids, sources),
     )
     cause: BaseException | None = None
@@ -313,7 +314,26 @@ def _segment(part: _Part, job: _Job[Sums], *arrays: NDArray[Any]) -> list[Sums]:
     if cause is not None:
         # by itself: what refers to it could not be sent
         raise cause
-    return [each.moments() for each in accumulators]
+    found = [each.moments() for each in accumulators]
+    # not after a failure, which leaves sums of a part of the segment in them
+    _memory.kept = job.run, ring, accumulators
+    return found
+
+
+_memory = threading.local()
+"""Of each thread of a worker: ring and accumulators, whose pages cost a tenth of a segment."""
+
+
+def _memory_of(
+    job: _Job[Sums], sources: Sequence[Source]
+) -> tuple[list[Slot], Sequence[Accumulating[Sums]]]:
+    run, ring, accumulators = getattr(_memory, "kept", (None, [], []))
+    _memory.kept = None, [], []
+    if run != job.run:
+        plan = job.work.plan
+        ring = make_ring(sources, plan.block_rows, plan.ring_blocks)
+        accumulators = job.work.accumulators(job.folds)
+    return ring, accumulators
 
 
 def _merged(left: list[Sums], right: list[Sums]) -> list[Sums]:

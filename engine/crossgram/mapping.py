@@ -18,7 +18,7 @@ from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.source import SourceLike, open_source
 from crossgram.spaces import check_signature
 from crossgram.store import Column, EmbeddingStore
-from crossgram.stream import StreamFailure, read_blocks
+from crossgram.stream import StreamFailure, make_ring, read_blocks
 
 __all__ = ["apply"]
 
@@ -83,7 +83,10 @@ def apply(
     block_rows = unit * max(1, _BLOCK_BYTES // (unit * rows.dim * rows.dtype.itemsize))
     piece = max(1, _BLOCK_BYTES // (8 * max(rows.dim, mapping.target.dim)))
     blocks = read_blocks(
-        [rows], [Segment(0, 0, rows.rows)], block_rows=block_rows, ring_blocks=_RING_BLOCKS
+        [rows],
+        [Segment(0, 0, rows.rows)],
+        block_rows=block_rows,
+        ring=make_ring([rows], block_rows, _RING_BLOCKS),
     )
     created = EmbeddingStore.create(
         out,

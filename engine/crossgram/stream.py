@@ -17,7 +17,7 @@ from crossgram.kernels import numpy as kernels
 from crossgram.plan import Plan, Segment
 from crossgram.source import Source, masked_rows
 
-__all__ = ["Block", "StreamFailure", "read_blocks", "stream_segments"]
+__all__ = ["Block", "Slot", "StreamFailure", "make_ring", "read_blocks", "stream_segments"]
 
 _POLL_SECONDS = 0.2
 
@@ -63,7 +63,16 @@ class StreamFailure(Exception):  # noqa: N818  (never leaves the library)
         self.cause = cause
 
 
-_Slot = list[NDArray[Any]]
+Slot = list[NDArray[Any]]
+"""Memory for a block of every source."""
+
+
+def make_ring(sources: Sequence[Source], block_rows: int, blocks: int) -> list[Slot]:
+    """Return memory for some blocks of so many rows."""
+    return [
+        [kernels.allocate((block_rows, source.dim), source.dtype) for source in sources]
+        for _ in range(blocks)
+    ]
 
 
 def read_blocks(
@@ -71,20 +80,33 @@ def read_blocks(
     segments: Iterable[Segment],
     *,
     block_rows: int,
-    ring_blocks: int,
+    ring: Sequence[Slot],
     check: Check | None = None,
 ) -> Generator[Block, None, None]:
     """Yield the rows of segments block by block; a thread reads ahead into preallocated memory.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+        Where from.
+    segments : iterable of Segment
+        Which rows.
+    block_rows : int
+        Of a block.
+    ring : sequence of Slot
+        The memory, of `make_ring`, and of this call alone until it ends.
+    check : callable, optional
+        Called with the row range of each block.
 
     Raises
     ------
     StreamFailure
         With what the reader or the check raised, after the blocks before it.
     """
-    free: queue.SimpleQueue[_Slot | None] = queue.SimpleQueue()
-    full: queue.SimpleQueue[tuple[_Slot, Block] | StreamFailure | None] = queue.SimpleQueue()
-    for _ in range(ring_blocks):
-        free.put([kernels.allocate((block_rows, source.dim), source.dtype) for source in sources])
+    free: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()
+    full: queue.SimpleQueue[tuple[Slot, Block] | StreamFailure | None] = queue.SimpleQueue()
+    for slot in ring:
+        free.put(slot)
 
     def read_ahead() -> None:
         position = 0
@@ -198,7 +220,7 @@ def stream_segments(
                 sources,
                 segments,
                 block_rows=plan.block_rows,
-                ring_blocks=plan.ring_blocks,
+                ring=make_ring(sources, plan.block_rows, plan.ring_blocks),
                 check=check,
             )
             with closing(blocks):
