@@ -17,26 +17,16 @@ import dask.array as da
 import numpy as np
 import pytest
 from distributed import Client
+from ten_segments import ROWS, SEGMENT, assert_same_bits, write_stores
 
 import crossgram as cg
 from crossgram.cluster import cluster_client
 from crossgram.errors import InputError, MemoryLimitError, NonFiniteError, PairingError
 
-ROWS, SEGMENT = 150_000, 16_384
-
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Ten segments of two spaces."""
-    root = tmp_path_factory.mktemp("stores")
-    rng = np.random.default_rng(0)
-    x = rng.normal(3, 1, size=(ROWS, 12)).astype("f4")
-    y = (x @ rng.normal(size=(12, 7)) + rng.normal(size=(ROWS, 7))).astype("f4")
-    for name, rows in (("a", x), ("b", y)):
-        with cg.EmbeddingStore.create(root / f"{name}.zarr", dim=rows.shape[1]) as writer:
-            ids = [f"{k}" for k in range(ROWS)]
-            writer.append(rows, ids=ids, labels=[f"p{k % 997}" for k in range(ROWS)])
-    return [root / "a.zarr", root / "b.zarr"]
+    return write_stores(tmp_path_factory.mktemp("stores"))
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3])
@@ -49,16 +39,6 @@ def client(request: pytest.FixtureRequest) -> Iterator[Client]:
 def two() -> Iterator[Client]:
     with cluster_client(2, None) as started:
         yield started
-
-
-def assert_same_bits(found: Any, expected: Any) -> None:
-    folds = getattr(found, "folds", (found,)), getattr(expected, "folds", (expected,))
-    for one, other in zip(*folds, strict=True):
-        (tensors, facts), (wanted, known) = one.to_parts(), other.to_parts()
-        assert tensors.keys() == wanted.keys()
-        for name, tensor in tensors.items():
-            np.testing.assert_array_equal(tensor, wanted[name])
-        assert facts["rows"] == known["rows"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossgram_cli.cluster import cluster, cluster_options
+from crossgram_cli.commands.evaluate.options import fars_option, names_option
 from crossgram_cli.options import solve_options, unweighted_row_options
 from crossgram_cli.shared import computes, emit, overwrite_option, progress_bar
 
@@ -19,18 +20,11 @@ __all__ = ["command"]
 _SHOWN = ("rank-1", "area_under_curve", "top-1", "held_out_r2")
 """Of the tables of a report, those that are printed too."""
 
-_FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-
 
 @click.command("atlas")
 @click.argument("spaces", nargs=-1, required=True, type=click.Path(), metavar="S1 S2 ...")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Folder to make.")
-@click.option(
-    "--name",
-    "names",
-    multiple=True,
-    help="What to call a space, once per store, in order; by default the stores' file names.",
-)
+@names_option
 @click.option(
     "--try-on",
     multiple=True,
@@ -61,15 +55,7 @@ _FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
     help="Of those held out, try recognition on so many images at most: whole people, at most 20 "
     "images each.",
 )
-@click.option(
-    "--far",
-    "fars",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    multiple=True,
-    default=_FARS,
-    show_default="1e-1 to 1e-6",
-    help="False accept rate to give the true accept rate at. Repeatable.",
-)
+@fars_option
 @click.option(
     "--resamples",
     type=click.IntRange(0),

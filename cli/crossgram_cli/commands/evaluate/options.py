@@ -12,9 +12,28 @@ from crossgram_cli.options import with_options
 if TYPE_CHECKING:
     from crossgram.evaluation import IdentificationReport, Interval, VerificationReport
 
-__all__ = ["interval_options", "interval_text", "intervals_text", "names_option", "split_options"]
+__all__ = [
+    "fars_option",
+    "interval_options",
+    "interval_text",
+    "intervals_text",
+    "names_option",
+    "split_options",
+]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+
+fars_option = click.option(
+    "--far",
+    "fars",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    multiple=True,
+    default=_FARS,
+    show_default="1e-1 to 1e-6",
+    help="False accept rate to give the true accept rate at. Repeatable.",
+)
 
 names_option = click.option(
     "--name",

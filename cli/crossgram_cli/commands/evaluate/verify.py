@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossgram_cli.commands.evaluate.options import (
+    fars_option,
     interval_options,
     interval_text,
     intervals_text,
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from crossgram.evaluation import Pooling, Verification, VerificationReport
 
 __all__ = ["verify"]
-
-_FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
 @click.command("verify")
@@ -62,15 +61,7 @@ _FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
     show_default=True,
     help="How alike two embeddings are.",
 )
-@click.option(
-    "--far",
-    "fars",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    multiple=True,
-    default=_FARS,
-    show_default="1e-1 to 1e-6",
-    help="False accept rate to give the true accept rate at. Repeatable.",
-)
+@fars_option
 @click.option(
     "--tar",
     type=click.Choice(["conservative", "nearest", "interpolate"]),
