@@ -148,6 +148,27 @@ class TestHeldOut:
         assert headline(atlas)[0].startswith("The maps explain ")
         assert cg.load_atlas(tmp_path / "out") == atlas
 
+    def test_labels_of_one_store_are_those_of_all(self, tmp_path: Path) -> None:
+        stores = write_people(tmp_path)[:2]
+        expected = cg.atlas(stores, tmp_path / "out", resamples=0)
+        bare = cg.EmbeddingStore.open(stores[1])
+        rows = np.empty((bare.rows, bare.dim), np.float32)
+        bare.read(0, rows)
+        (tmp_path / "bare").mkdir()
+        with cg.EmbeddingStore.create(tmp_path / "bare" / "b.zarr", dim=bare.dim) as writer:
+            assert bare.ids is not None
+            writer.append(rows, ids=bare.ids.read(0, bare.rows))
+        found = cg.atlas([stores[0], tmp_path / "bare" / "b.zarr"], tmp_path / "again", resamples=0)
+        assert found.verification == expected.verification
+        assert found.identification == expected.identification
+
+    def test_a_space_that_is_all_the_same_is_named(self, tmp_path: Path) -> None:
+        stores = write_people(tmp_path)[:1]
+        np.save(tmp_path / "still.npy", np.full((200, 3), 1.5, "f4"))
+        with pytest.raises(InputError, match="rows of still are all the same"):
+            cg.atlas([*stores, tmp_path / "still.npy"], tmp_path / "out", resamples=0)
+        assert not (tmp_path / "out").exists()
+
 
 class TestOtherStores:
     def test_maps_are_of_all_rows_and_tried_on_the_others(self, tmp_path: Path) -> None:

@@ -145,6 +145,7 @@ def atlas(
             sources, read, share=held_out, most=most_images, seed=seed, progress=progress
         )
     training = divided.training
+    comparison = compare(training)
     for source, target in permutations(training.spaces, 2):
         chosen.check(source, target)
     fitted = {
@@ -169,7 +170,7 @@ def atlas(
         spaces=tuple(_space(training, space) for space in training.spaces),
         split=divided.split,
         maps=tuple(_described(one, divided, chosen) for one in fitted.values()),
-        comparison=compare(training),
+        comparison=comparison,
         **recognised,
     )
     with whole_directory(folder, overwrite=overwrite) as temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,11 @@ def identifications(
         `ranks`, `fpirs`, `resamples`, `seed`, `fitted_on`, `allow_overlap` and `progress` of
         `identify`.
     """
-    galleries, probes = ([at_rows(source, own) for source in sources] for own in rows)
+    # rows are paired, so that what one store says of them holds in all
+    labels = next(one.labels for one in sources if one.labels is not None)
+    ids = next((one.ids for one in sources if one.ids is not None), None)
+    known = [replace(source, labels=labels, ids=ids) for source in sources]
+    galleries, probes = ([at_rows(source, own) for source in known] for own in rows)
     for i, j in permutations(range(len(sources)), 2):
         report = identify(
             probes[i],
