@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.accumulation import open_spaces
+from crossgram.devices import check_device
 from crossgram.errors import InputError, WidthMismatchError
 from crossgram.evaluation.maps import loaded_map
 from crossgram.evaluation.resampling import Interval, check_draws, intervals
@@ -168,6 +169,7 @@ def identify(
     ranks: Sequence[int] = _RANKS,
     fpirs: Sequence[float] = _FPIRS,
     nearest: int = _NEAREST,
+    device: str = "auto",
     resamples: int = 200,
     confidence: float = 0.95,
     seed: int = 0,
@@ -198,6 +200,9 @@ def identify(
         False positive identification rates.
     nearest : int
         Entries to compare with the re-embedded gallery's.
+    device : {"auto", "cpu", "cuda", "cuda:1", ...}
+        Where cosines are computed; auto takes a GPU where there is one. The rest is done on the
+        processor.
     resamples, confidence, seed, fitted_on, allow_overlap, progress
         As for `verify`.
 
@@ -227,6 +232,7 @@ def identify(
     succeeds if the mate comes first and is above it.
     """
     _check(ranks, fpirs, nearest, resamples, confidence)
+    where = check_device(device)
     (probe, enrolled), called = open_spaces([probes, gallery], names)
     own = _twin("native", probe, native, enrolled.dim)
     again = _twin("reembedded", enrolled, reembedded, probe.dim)
@@ -268,7 +274,7 @@ def identify(
     for each in planned:
         unit = prepared(each.rows, "cosine", each.name).astype(each.rows.dtype)
         wanted = Probes(unit, who, itself)
-        found[each.name] = search(wanted, each.gallery, people, in_gallery, nearest, report)
+        found[each.name] = search(wanted, each.gallery, people, in_gallery, nearest, report, where)
     mated = next(iter(found.values())).rank > 0
     if not mated.any():
         raise InputError(

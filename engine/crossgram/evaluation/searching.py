@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from crossgram.devices import row_products
 from crossgram.evaluation.scoring import prepared
 from crossgram.source import Source
 
@@ -66,6 +67,7 @@ def search(
     usable: NDArray[np.bool_],
     nearest: int,
     report: Callable[[int], None] = lambda rows: None,
+    device: str = "cpu",
 ) -> Search:
     """Search the cosines of all probes with all entries of a gallery, which is read twice.
 
@@ -83,20 +85,23 @@ def search(
         How many entries to name for each probe, at most as many as there are.
     report : callable
         Called with the number of rows of each block that was read.
+    device : str
+        Where cosines are computed, as `check_device` returns it.
     """
+    products = row_products(probes.rows, device)
     count = len(probes.rows)
     mate, other = np.full((2, count), _NO_SCORE)
     best = np.full((count, nearest), _NO_SCORE)
     rows = np.full((count, nearest), -1, np.int64)
     for start, block in _blocks(gallery, usable, probes.rows.dtype, report):
-        for own, scores, is_mate in _scored(probes, start, block, people, usable):
+        for own, scores, is_mate in _scored(probes, products, start, block, people, usable):
             own_mate = np.where(is_mate, scores, _NO_SCORE).max(axis=1)
             mate[own] = np.maximum(mate[own], own_mate)
             other[own] = np.maximum(other[own], np.where(is_mate, _NO_SCORE, scores).max(axis=1))
             best[own], rows[own] = _merged(best[own], rows[own], scores, start)
     rank = np.where(mate > _NO_SCORE, 1, 0)
     for start, block in _blocks(gallery, usable, probes.rows.dtype, report):
-        for own, scores, is_mate in _scored(probes, start, block, people, usable):
+        for own, scores, is_mate in _scored(probes, products, start, block, people, usable):
             reaching = (scores >= mate[own, None]) & ~is_mate & (scores > _NO_SCORE)
             rank[own] += np.where(rank[own] > 0, reaching.sum(axis=1), 0)
     return Search(mate, other, rank, rows)
@@ -123,6 +128,7 @@ _Scored = tuple[slice, NDArray[np.floating], NDArray[np.bool_]]
 
 def _scored(
     probes: Probes,
+    products: Callable[[slice, NDArray[np.floating]], NDArray[np.floating]],
     start: int,
     block: NDArray[np.floating],
     people: NDArray[np.int64],
@@ -133,7 +139,7 @@ def _scored(
     missing = np.flatnonzero(~usable[start:stop])
     for first in range(0, len(probes.rows), _PROBE_BLOCK):
         own = slice(first, min(first + _PROBE_BLOCK, len(probes.rows)))
-        scores = probes.rows[own] @ block.T
+        scores = products(own, block)
         scores[:, missing] = _NO_SCORE
         itself = probes.itself[own]
         here = np.flatnonzero((itself >= start) & (itself < stop))

@@ -78,6 +78,13 @@ def _search_options(native_needed: bool) -> Callable[[_Command], _Command]:
             show_default=True,
             help="Entries to compare with those of the re-embedded gallery.",
         ),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="Where cosines are computed: cpu, cuda, or cuda:1 for the second GPU; auto takes "
+            "a GPU where there is one.",
+        ),
     ]
     return lambda command: with_options(command, options)
 

@@ -1,0 +1,90 @@
+"""Where products are computed: the processor, or a GPU through CuPy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossgram.errors import InputError
+
+__all__ = ["DEVICES", "check_device", "row_products"]
+
+DEVICES = ("auto", "cpu", "cuda")
+"""What may be asked for, and cuda:1 and so on; auto takes a GPU where there is one."""
+
+
+def check_device(asked: str) -> str:
+    """Return "cpu", or "cuda:K" of a GPU that is there.
+
+    Raises
+    ------
+    InputError
+        If it is no device, or CuPy or the GPU is missing.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d\d?)?", asked):
+        raise InputError(
+            f"device: {asked!r} given, expected auto, cpu, cuda, or cuda:1 for the second GPU"
+        )
+    if asked == "cpu":
+        return asked
+    count, why = _gpus()
+    number = int(asked.partition(":")[2] or 0)
+    if number < count:
+        return f"cuda:{number}"
+    if asked == "auto":
+        return "cpu"
+    raise InputError(f"device: {asked} given, {why or f'CuPy finds {count}'}; use cpu or auto")
+
+
+def row_products(
+    rows: NDArray[np.floating], device: str
+) -> Callable[[slice, NDArray[np.floating]], NDArray[np.floating]]:
+    """Return what multiplies some of these rows by the rows of a block.
+
+    Parameters
+    ----------
+    rows : ndarray, shape (m, d)
+        Kept on the device.
+    device : str
+        As `check_device` returns it.
+
+    Returns
+    -------
+    callable
+        Takes which rows, and a block, shape (n, d), of the same dtype; gives their products, shape
+        (number of rows, n), in memory of the host. On a GPU full float32, no TF32, which CuPy does
+        not use by default.
+    """
+    if device == "cpu":
+        return lambda own, block: rows[own] @ block.T
+    import cupy
+
+    with cupy.cuda.Device(int(device.partition(":")[2])):
+        there = cupy.asarray(rows)
+    at_hand: list[Any] = [None, None]
+
+    def products(own: slice, block: NDArray[np.floating]) -> NDArray[np.floating]:
+        with there.device:
+            # a block meets all rows before the next one comes
+            if at_hand[0] is not block:
+                at_hand[:] = block, cupy.asarray(block)
+            found: NDArray[np.floating] = cupy.asnumpy(there[own] @ at_hand[1].T)
+        return found
+
+    return products
+
+
+def _gpus() -> tuple[int, str]:
+    """Return how many GPUs CuPy finds, and why there can be none."""
+    try:
+        import cupy
+    except ImportError:
+        return 0, "CuPy is missing (pip install 'crossgram[cuda12]' or 'crossgram[cuda13]')"
+    try:
+        return int(cupy.cuda.runtime.getDeviceCount()), ""
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return 0, f"CUDA cannot be used ({error})"
