@@ -16,6 +16,7 @@ from people import DIMS, write_people
 import crossgram as cg
 from crossgram.atlases.words import headline, kept_by_pair, split_in_words
 from crossgram.errors import CorruptDataError, InputError, OutputExistsError, WidthMismatchError
+from crossgram.fingerprint import id_hashes
 from crossgram.heads import ClassifierHead
 from crossgram.sampling import hold_out
 from crossgram.source import open_source
@@ -147,6 +148,24 @@ class TestHeldOut:
         assert "no labels" in atlas.notes[0]
         assert headline(atlas)[0].startswith("The maps explain ")
         assert cg.load_atlas(tmp_path / "out") == atlas
+
+    def test_maps_remember_what_they_were_fitted_on(
+        self, stores: list[Path], made: tuple[cg.Atlas, Path], tmp_path: Path
+    ) -> None:
+        atlas, out = made
+        training, held_out = divided(stores, out)
+        fitted_on = cg.LinearMap.load(out / atlas.maps[0].file).fitted_on
+        ids = cg.EmbeddingStore.open(stores[0]).ids
+        assert ids is not None
+        hashes = id_hashes(ids.read(0, 200))
+        assert fitted_on.ids is not None
+        assert fitted_on.ids.shared(hashes[training]).found == 150
+        assert fitted_on.ids.shared(hashes[held_out]).found == 0
+        assert atlas.verification is not None
+        assert "the 6 maps" in atlas.verification.notes[-1]
+        cg.atlas(stores[:2], tmp_path / "out", resamples=0, remember=False)
+        forgetful = cg.LinearMap.load(tmp_path / "out" / "maps" / "a-to-b.safetensors")
+        assert not forgetful.fitted_on.is_known
 
     def test_labels_of_one_store_are_those_of_all(self, tmp_path: Path) -> None:
         stores = write_people(tmp_path)[:2]

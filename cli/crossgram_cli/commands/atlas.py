@@ -9,7 +9,7 @@ import click
 
 from crossgram_cli.cluster import cluster, cluster_options
 from crossgram_cli.commands.evaluate.options import fars_option, names_option
-from crossgram_cli.options import solve_options, unweighted_row_options
+from crossgram_cli.options import forget_option, solve_options, unweighted_row_options
 from crossgram_cli.shared import computes, emit, overwrite_option, progress_bar
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ _SHOWN = ("rank-1", "area_under_curve", "top-1", "held_out_r2")
 )
 @solve_options
 @unweighted_row_options
+@forget_option
 @cluster_options
 @overwrite_option
 @computes

@@ -111,7 +111,8 @@ def atlas(
     progress : callable
         Called with a `Progress` now and then.
     **options
-        `precision`, `on_nonfinite`, `join`, `memory` and `threads`, as for `accumulate`.
+        `precision`, `on_nonfinite`, `join`, `memory`, `threads`, `remember` and `client`, as for
+        `accumulate`.
 
     Returns
     -------
