@@ -19,7 +19,6 @@ from crossgram.moments import Moments
 from crossgram.pairing import at_rows
 from crossgram.progress import ProgressCallback
 from crossgram.sampling import hold_out
-from crossgram.seen import UNSEEN
 from crossgram.source import Source, SourceLike, usable_rows
 
 _TRAINING = 0
@@ -80,7 +79,6 @@ def by_holding_out(
         folds = ready.divided(2, assign).collect(progress)
         assert isinstance(folds, FoldedMoments)
         training, held_out = folds.folds
-        training.seen = held_out.seen = UNSEEN
         if options.remember:
             training.seen, _ = known_rows(
                 ready.sources, lambda start, stop: assign(start, stop) == _TRAINING
