@@ -349,7 +349,7 @@ def test_the_headline_says_what_is_kept(made: tuple[cg.Atlas, Path], tmp_path: P
     assert f"keeps {middle:.1f} % of what the target's own reaches (rank-1)" in sentence
     assert f"from {100 * kept[0].share:.1f} % ({kept[0].source} to {kept[0].target})" in sentence
     assert split_in_words(atlas) == (
-        "The maps were fitted on 150 images and tried on 50 others. The others were held out by "
+        "The maps were fitted on 150 images and tried on 50. Images tried on were held out by "
         "label: no person is on both sides."
     )
     two = cg.atlas(write_people(tmp_path)[:2], tmp_path / "out", resamples=20)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,12 +116,12 @@ class TestPage:
     def test_names_are_text_and_never_markup(self, tmp_path: Path) -> None:
         cg.atlas(write_people(tmp_path)[:2], tmp_path / "atlas", resamples=0)
         facts = tmp_path / "atlas" / "atlas.json"
-        evil = facts.read_text().replace('"a"', '"<script>alert(1)</script>&"')
+        evil = facts.read_text().replace('"a"', '"<script>alert(1)</script>&$1_"')
         facts.write_text(evil)
         page = cg.write_report(tmp_path / "atlas").read_text(encoding="utf-8")
         parsed = Parsed(page)
         assert parsed.tags["script"] == 0
-        assert "<script>alert(1)</script>&" in "".join(parsed.words)
+        assert "<script>alert(1)</script>&$1_" in "".join(parsed.words)
 
 
 class TestWriting:
@@ -134,6 +136,27 @@ class TestWriting:
         with pytest.raises(InputError, match="would be replaced"):
             cg.write_report(folder, folder / "atlas.json", overwrite=True)
         assert (folder / "atlas.json").read_bytes() == before
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda facts: facts | {"spaces": []},
+            lambda facts: facts | {"verification": facts["verification"] | {"comparisons": []}},
+            lambda facts: facts | {"comparison": facts["comparison"] | {"pairs": []}},
+            lambda facts: facts | {"spaces": [s | {"spectrum": [0.0]} for s in facts["spaces"]]},
+            lambda facts: facts | {"maps": [facts["maps"][0] | {"r2": 1e308 * 10}]},
+        ],
+        ids=["spaces", "comparisons", "pairs", "spectrum", "number"],
+    )
+    def test_facts_that_contradict_each_other_are_refused(
+        self, folder: Path, tmp_path: Path, spoil: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        facts = json.loads((folder / "atlas.json").read_text())
+        spoilt = json.dumps(spoil(facts)).replace("Infinity", "1e400")
+        (tmp_path / "atlas.json").write_text(spoilt)
+        with pytest.raises(CorruptDataError, match=r"atlas\.json: (its facts|holds a number)"):
+            cg.write_report(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["atlas.json"]
 
     def test_nothing_is_left_of_a_failure(self, tmp_path: Path) -> None:
         (tmp_path / "atlas.json").write_text('{"format": 1}')

@@ -68,6 +68,8 @@ def inline_svg(name: str, size: tuple[float, float], draw: Callable[[Any], None]
     settings: Any = {
         "svg.hashsalt": name,
         "svg.fonttype": "none",
+        # names are names, also with a $ in them
+        "text.parse_math": False,
         "font.size": 9,
         "axes.linewidth": 0.6,
         "axes.spines.top": False,

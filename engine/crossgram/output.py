@@ -37,6 +37,7 @@ _SYNC_THREADS = 8
 _ZARR = ("zarr.json", ".zgroup", ".zarray")
 _STORE = {"zarr.json", "embeddings", "ids", "labels", "masked"}
 _PAIR = {"a.zarr", "b.zarr", "truth.safetensors"}
+_DEMONSTRATION = {"demo.json", "closed-set", "open-set"}
 _ATLAS = {"atlas.json", "figures.csv", "maps", "moments.safetensors", "report.html"}
 _PER_NETWORK = (".zarr", ".head.safetensors")
 """What is in the folders that crossgram makes, but for that of the demonstration."""
@@ -84,7 +85,7 @@ def _check_replaceable(path: Path, folder: bool) -> None:
 def _is_ours(folder: Path) -> bool:
     names = {child.name for child in folder.iterdir()}
     if "demo.json" in names:
-        return True
+        return names <= _DEMONSTRATION
     if "extraction.json" in names:
         return names <= _extracted(folder / "extraction.json")
     if "atlas.json" in names:

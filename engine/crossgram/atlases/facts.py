@@ -270,9 +270,11 @@ def load_atlas(folder: str | Path) -> Atlas:
             f"{path}: is not of the format {_FORMAT} that this version reads; make the atlas again"
         )
     try:
-        return TypeAdapter(Atlas).validate_json(json.dumps(facts), strict=True)
+        return TypeAdapter(Atlas).validate_json(json.dumps(facts, allow_nan=False), strict=True)
     except ValidationError as error:
         raise CorruptDataError(f"{path}: {_first(error)}; make the atlas again") from error
+    except ValueError as error:
+        raise CorruptDataError(f"{path}: holds a number too large; make the atlas again") from error
 
 
 def _first(error: ValidationError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from crossgram.heads import ClassifierHead
 from crossgram.linear_map import LinearMap
 from crossgram.maps import Method
 from crossgram.moments import Moments
-from crossgram.output import check_output, whole_directory
+from crossgram.output import check_output, refuse_overlap, whole_directory
 from crossgram.progress import ProgressCallback, ignore
 from crossgram.ridge import held_out_curve
 from crossgram.sampling import MOST_SCORED
@@ -128,6 +129,8 @@ def atlas(
     """
     folder = Path(out)
     check_output(folder, overwrite=overwrite, folder=True)
+    given = (*spaces, *try_on, *heads)
+    refuse_overlap(folder, *(Path(one) for one in given if isinstance(one, str | os.PathLike)))
     chosen = method_of(method, intercept, ridge, rank, scale)
     sources, called = open_spaces(spaces, names)
     _check(called, try_on, heads, options)
@@ -198,6 +201,12 @@ def _check(
                 f"names: {name!r} given, expected letters, digits, spaces and . + - _, for maps' "
                 "files are called by them; name the spaces (--name)"
             )
+    files = [f"{one}-to-{other}" for one, other in permutations(names, 2)]
+    if len(set(files)) < len(files):
+        raise InputError(
+            f"names: {', '.join(names)} given, of which two pairs make one file's name; choose "
+            "others (--name)"
+        )
     for argument, given in (("try_on", try_on), ("heads", heads)):
         if given and len(given) != len(names):
             raise InputError(f"{argument}: {len(given)} given for {len(names)} spaces")

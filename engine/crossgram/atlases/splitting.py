@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from crossgram.accumulation import Options, accumulate, open_spaces, prepared
 from crossgram.atlases.facts import AtlasSplit
 from crossgram.errors import InputError, WidthMismatchError
-from crossgram.evaluation.splits import checked_overlaps
+from crossgram.evaluation.splits import Overlap, checked_overlaps
 from crossgram.fingerprint import known_rows
 from crossgram.folds import FoldedMoments
 from crossgram.moments import Moments
@@ -132,14 +132,15 @@ def by_other_stores(
                 "of the same networks in the same order"
             )
     usable = np.flatnonzero(usable_rows(tried))
-    known = all(any(one.ids is not None for one in side) for side in (sources, tried))
-    shared = (
-        checked_overlaps(
-            tried, usable, sources[:1], [], allow_overlap, people_count=labels_are_people
+    known = [
+        all(any(getattr(one, by) is not None for one in side) for side in (sources, tried))
+        for by in ("ids", "labels")
+    ]
+    shared: tuple[Overlap, ...] = ()
+    if known[0] or (known[1] and labels_are_people):
+        shared = checked_overlaps(
+            tried, usable, [_told(sources)], [], allow_overlap, people_count=labels_are_people
         )
-        if known
-        else ()
-    )
     chosen = {one.name: getattr(options, one.name) for one in fields(options)} | {"names": names}
     training, held_out = (
         accumulate(side, progress=progress, **chosen) for side in (sources, tried)
@@ -154,11 +155,18 @@ def by_other_stores(
         fitted_rows=training.rows,
         held_out_rows=held_out.rows,
         recognised_rows=len(usable) if labelled else 0,
-        shared_images=shared[0].images if shared else None,
+        shared_images=shared[0].images if known[0] else None,
         shared_people=shared[0].people if shared else None,
         seed=0,
     )
     return Divided(training, held_out, tried if labelled else [], split)
+
+
+def _told(sources: Sequence[Source]) -> Source:
+    """Return the first of paired sources with what any of them says of ids and labels."""
+    ids = next((one.ids for one in sources if one.ids is not None), None)
+    labels = next((one.labels for one in sources if one.labels is not None), None)
+    return replace(sources[0], ids=ids, labels=labels)
 
 
 def _in_memory(sources: Sequence[Source], rows: NDArray[np.int64]) -> list[Source]:

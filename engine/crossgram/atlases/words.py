@@ -80,7 +80,7 @@ def split_in_words(atlas: Atlas) -> str:
     """Return which images the maps were fitted on, and which they were tried on."""
     split = atlas.split
     fitted = f"The maps were fitted on {split.fitted_rows:,} images"
-    tried = f"and tried on {split.held_out_rows:,} others"
+    tried = f"and tried on {split.held_out_rows:,}"
     if split.recognised_rows not in (0, split.held_out_rows):
         tried += f", recognition on {split.recognised_rows:,} of these"
     return f"{fitted} {tried}. {_apart(atlas)}"
@@ -89,16 +89,18 @@ def split_in_words(atlas: Atlas) -> str:
 def _apart(atlas: Atlas) -> str:
     split = atlas.split
     if split.by == "labels":
-        return "The others were held out by label: no person is on both sides."
+        return "Images tried on were held out by label: no person is on both sides."
     if split.by in ("ids", "rows"):
-        return f"The others were held out by {split.by}; whose they are is not known."
-    if split.shared_images is None:
-        return "Whether images are on both sides cannot be told, for the stores have no ids."
-    if split.shared_images or split.shared_people:
-        return (
-            f"{split.shared_images:,} images and {split.shared_people or 0:,} people are on both "
-            "sides, which flatters the figures."
+        return f"Images tried on were held out by {split.by}; whose they are is not known."
+    if split.shared_images is None and not split.shared_people:
+        return "Whether images are on both sides cannot be told, for the stores have no ids" + (
+            "." if split.shared_people is None else "; no person is, by labels."
         )
+    if split.shared_images or split.shared_people:
+        people = "" if split.shared_people is None else f" and {split.shared_people:,} people"
+        images = "" if split.shared_images is None else f"{split.shared_images:,} images"
+        both = f"{images}{people}".removeprefix(" and ")
+        return f"{both} are on both sides, which flatters the figures."
     if split.shared_people is None:
         return "No image is on both sides, by its id."
     return "No image and no person is on both sides, by ids and labels."
@@ -123,8 +125,7 @@ def _of_variance(atlas: Atlas) -> str:
     shares = sorted(one.held_out_r2 for one in atlas.maps)
     return (
         f"The maps explain {_percent(_median(shares))} of their targets' variance in the median, "
-        f"from {_percent(shares[0])} to {_percent(shares[-1])}, on images that they were not "
-        "fitted on."
+        f"from {_percent(shares[0])} to {_percent(shares[-1])}, on the images they were tried on."
     )
 
 

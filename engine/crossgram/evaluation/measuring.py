@@ -327,4 +327,4 @@ def _lost(native: Verification, own: Verification) -> dict[str, float]:
 
 
 def _tar(far: float) -> str:
-    return f"tar@{far:g}"
+    return f"tar@{far:.12g}"

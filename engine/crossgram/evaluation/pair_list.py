@@ -139,9 +139,11 @@ _Named = tuple[list[str], list[str], list[bool], list[str] | None]
 
 def _from_lfw(path: Path) -> _Named:
     pairs = paired_images(path)
-    sets = int(path.read_text(encoding="utf-8").split(None, 1)[0])
+    counts = path.read_text(encoding="utf-8").splitlines()[0].split()
     left, right = ([f"{who}/{who}_{k:04d}" for who, k in side] for side in zip(*pairs, strict=True))
     same = [one[0] == other[0] for one, other in pairs]
+    # a number alone, as in View 1, is that of the pairs of a kind: there is nothing to fold
+    sets = int(counts[0]) if len(counts) > 1 else 1
     size = len(pairs) // sets
     return left, right, same, [str(k // size) for k in range(len(pairs))]
 
@@ -190,6 +192,8 @@ _READERS: Mapping[str, Callable[[Path], _Named]] = {
 def _folds(fold: list[str] | None, pairs: int, path: str | Path) -> NDArray[np.int64] | None:
     if fold is not None:
         _, numbers = np.unique(np.array(fold), return_inverse=True)
+        if numbers.max() < 1 and Path(path).suffix.lower() == ".txt":
+            return None
         if numbers.max() < 1:
             raise InputError(f"{path}: has one fold; expected at least two, or no column fold")
         return numbers.astype(np.int64)

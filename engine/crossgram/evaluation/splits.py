@@ -93,6 +93,10 @@ def _note(own: Overlap) -> str:
         )
     those = f"those that {where} remember{'s' if one else ''}" if by_map else f"those of {where}"
     images = "no image"
+    if not own.told:
+        images = "of images that cannot be told without ids; no person"
+        if not own.people:
+            return f"{images} is among {those}"
     if own.told < own.evaluated:
         images = f"none of the {own.told:,} images that can be told by a sample"
     if own.people is None:
@@ -151,7 +155,7 @@ def checked_overlaps(
     Raises
     ------
     InputError
-        If there are any, or a side has no ids, so that nothing can be told of stores.
+        If there are any, or a side of stores has neither ids nor labels that tell.
     """
     stores = [open_source(one, "fitted_on") for one in fitted_on]
     remembering = _by_memory(maps)
@@ -222,21 +226,24 @@ def _with_maps(here: _Rows, alike: Sequence[LinearMap]) -> Overlap:
 
 
 def _with_stores(here: _Rows, label: str, stores: Sequence[Source]) -> Overlap:
-    if here.images is None:
-        raise InputError(f"{label}: has no ids, so that its images are not known")
-    for store in stores:
-        if store.ids is None:
-            raise InputError(f"{store.label}: has no ids, so that its images are not known")
     ids = _of_all([store.ids for store in stores])
     labels = _of_all([store.labels for store in stores])
     named = people = None
     if labels is not None and here.names is not None and here.numbers is not None:
         named = len(np.intersect1d(here.names, labels))
         people = named + len(np.intersect1d(here.numbers, labels))
-    count = len(here.images)
-    images = 0 if ids is None else len(np.intersect1d(here.images, ids))
     where = tuple(store.label for store in stores)
-    return Overlap("stores", where, count, count, images, people, named)
+    if here.images is not None and ids is not None:
+        count = len(here.images)
+        images = len(np.intersect1d(here.images, ids))
+        return Overlap("stores", where, count, count, images, people, named)
+    if people is None:
+        without = label if here.images is None else next(s.label for s in stores if s.ids is None)
+        raise InputError(
+            f"{without}: has no ids, so that its images are not known, and labels that tell people "
+            "are missing, too"
+        )
+    return Overlap("stores", where, here.rows, 0, 0, people, named)
 
 
 def _of_all(columns: Sequence[Column | None]) -> NDArray[np.uint64] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -361,7 +361,7 @@ def _chosen(
 
 
 def _listed(sources: Sequence[Source], pairs: str | Path, usable: NDArray[np.bool_]) -> PairList:
-    read = read_pairs(pairs, _ids(sources, pairs))
+    read = _with_people(read_pairs(pairs, _ids(sources, pairs)), sources)
     _refuse_masked(sources, pairs, np.append(read.left, read.right), usable)
     return read
 
@@ -388,6 +388,17 @@ def _refuse_masked(
             f"{path}: {_ids(sources, path)[row]} has no embedding in {sources[0].label}, its row "
             "is masked; a protocol leaves out no pair: mend the image and embed it again"
         )
+
+
+def _with_people(pairs: PairList, sources: Sequence[Source]) -> PairList:
+    """Return pairs whose people are those of the labels, unless these are of something else."""
+    labels = next((one.labels for one in sources if one.labels is not None), None)
+    if labels is None:
+        return pairs
+    _, people = np.unique(labels.read(0, len(labels)), return_inverse=True)
+    if not np.array_equal(people[pairs.left] == people[pairs.right], pairs.same):
+        return pairs
+    return replace(pairs, subject=people.astype(np.int64))
 
 
 def _templates(
@@ -458,8 +469,11 @@ class _Meeting:
                     native,
                 )
             called = f"{other} unmapped with {name}"
-            cut = self.ready(as_wide(rows, own.shape[1]), called)
-            yield Comparison(called, "unmapped", other, name, cut, own, native)
+            cut = as_wide(rows, own.shape[1])
+            if not cut.any(axis=1).all():
+                # of rows whose numbers are all cut off, there is nothing to compare
+                continue
+            yield Comparison(called, "unmapped", other, name, self.ready(cut, called), own, native)
 
     def _rows(self, position: int) -> NDArray[np.floating]:
         source = self.sources[position]

@@ -19,6 +19,7 @@ __all__ = ["Piece", "piece_of", "plain_pickle", "value_of"]
 
 _MOST_OPCODES = 1 << 22
 _MOST_BYTES = 1 << 26
+_MOST_SIDES = 32
 _SHORT = 64
 _LONGEST = 200
 
@@ -318,8 +319,10 @@ def _fill(target: Any, state: Any) -> None:
 
 def _line_of_bytes(piece: Piece, shape: Any) -> Piece:
     sides = shape if isinstance(shape, tuple) else ("?",)
-    if not all(type(side) is int for side in sides):
-        raise ValueError("an array without a shape")
+    if len(sides) > _MOST_SIDES or not all(
+        type(side) is int and 0 <= side <= _MOST_BYTES for side in sides
+    ):
+        raise ValueError("an array without a shape that an array has")
     if piece.is_text or math.prod(sides) != piece.size or sum(side != 1 for side in sides) > 1:
         raise ValueError(f"an array of shape {sides}, expected a line of {piece.size:,} bytes")
     return piece

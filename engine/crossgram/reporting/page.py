@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from crossgram.atlases.facts import Atlas, check_pydantic, load_atlas
+from crossgram.atlases.facts import FACTS, Atlas, check_pydantic, load_atlas
 from crossgram.atlases.tables import Matrix, matrices_of, measures_of
 from crossgram.atlases.words import headline, split_in_words
-from crossgram.errors import InputError
+from crossgram.errors import CorruptDataError, InputError
 from crossgram.evaluation import IdentificationReport, Interval, VerificationReport
 from crossgram.figures import check_matplotlib
 from crossgram.output import check_output, refuse_overlap, whole_file
@@ -105,12 +105,18 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("page.html.jinja").render(
-        atlas=atlas,
-        headline=headline(atlas),
-        split=split_in_words(atlas),
-        sections=list(_sections(atlas)),
-    )
+    try:
+        page = environment.get_template("page.html.jinja").render(
+            atlas=atlas,
+            headline=headline(atlas),
+            split=split_in_words(atlas),
+            sections=list(_sections(atlas)),
+        )
+    except (ArithmeticError, LookupError, RuntimeError, StopIteration, ValueError) as error:
+        raise CorruptDataError(
+            f"{Path(folder) / FACTS}: its facts contradict each other ({error!r}); make the atlas "
+            "again"
+        ) from error
     with whole_file(path, overwrite=overwrite) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path

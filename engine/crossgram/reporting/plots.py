@@ -20,6 +20,7 @@ __all__ = ["Plot", "heat_map", "of_maps", "of_searches", "of_spaces", "of_verifi
 _SIZE = 4.4, 3.3
 _LEGEND_LINE = 0.2
 _LEGEND_COLUMNS = 2
+_LONGEST_NAME = 26
 _MARKERS = ("", "o", "s", "^", "D", "v")
 _KINDS = {"native": "-", "mapped": "--", "unmapped": ":"}
 _LEAST_SPAN = 0.05
@@ -113,6 +114,8 @@ def of_searches(atlas: Atlas, target: str) -> Iterator[Plot]:
 def of_maps(atlas: Atlas, target: str) -> Iterator[Plot]:
     """Yield singular values, R² per dimension and ridge curves of the maps to a target."""
     maps = [own for own in atlas.maps if own.target == target]
+    if not maps:
+        return
     number = atlas.names.index(target)
 
     def falling(values: Callable[[AtlasMap], Sequence[float]], label: str, scale: str) -> Any:
@@ -250,7 +253,7 @@ def _lines(panel: Any, curves: Sequence[_Curve]) -> None:
         panel.plot(
             curve.x,
             curve.y,
-            label=curve.name,
+            label=_short(curve.name),
             color=LINES[curve.space % len(LINES)],
             linestyle=_KINDS[curve.kind],
             linewidth=2 if curve.kind == "native" else 1.4,
@@ -259,6 +262,12 @@ def _lines(panel: Any, curves: Sequence[_Curve]) -> None:
             markersize=4,
         )
     panel.grid(visible=True)
+
+
+def _short(name: str) -> str:
+    """Return a name for a legend; matplotlib leaves out those that begin with an underscore."""
+    cut = name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
+    return f" {cut}" if cut.startswith("_") else cut
 
 
 def _plot(name: str, title: str, draw: Callable[[Any], None], entries: int) -> Plot:

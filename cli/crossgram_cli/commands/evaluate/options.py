@@ -79,7 +79,13 @@ def interval_options(command: _Command) -> _Command:
             show_default=True,
             help="Of the intervals.",
         ),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of the draws."),
+        click.option(
+            "--seed",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="Of the draws.",
+        ),
     ]
     return with_options(command, options)
 
