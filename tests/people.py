@@ -22,7 +22,10 @@ def write_people(
 ) -> list[Path]:
     """Write a store per network of the same images: what is alike in all of them is the person."""
     rng = np.random.default_rng(seed)
-    turns = {name: np.random.default_rng(k).normal(size=(6, d)) for k, (name, d) in _numbered()}
+    turns = {
+        name: np.random.default_rng(k).normal(size=(6, d))
+        for k, (name, d) in enumerate(DIMS.items())
+    }
     shared = rng.normal(size=(people, 6)).repeat(images, axis=0)
     shared += 0.4 * rng.normal(size=shared.shape)
     names = [f"{part}p{k // images:03}" for k in range(len(shared))]
@@ -35,7 +38,3 @@ def write_people(
             writer.append(rows.astype("f4"), ids=ids, labels=names if labels else None)
         paths.append(path)
     return paths
-
-
-def _numbered() -> list[tuple[int, tuple[str, int]]]:
-    return list(enumerate(DIMS.items()))

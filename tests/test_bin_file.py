@@ -380,7 +380,7 @@ class TestPairs:
     def test_are_folded_as_insightface_does(self, count: int) -> None:
         from crossgram.evaluation.pair_list import _folds
 
-        fold = _folds(None, count, "x.bin")
+        fold = _folds(count)
         assert fold is not None
         expected = KFold(10, shuffle=False).split(np.arange(count))
         for number, (_, test) in enumerate(expected):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from hashlib import blake2b
 from numbers import Integral
 from pathlib import Path
@@ -38,7 +38,7 @@ from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.residual_moments import ResidualMoments
 from crossgram.seen import UNSEEN, Seen
 from crossgram.segment_sums import MomentsWork, ResidualWork, Sums, Work, add_block
-from crossgram.source import Source, SourceLike, computed_by, open_source
+from crossgram.source import Source, SourceLike, computed_by, first_column, open_source
 from crossgram.spaces import Space, all_pairs, map_pairs, unique_names
 from crossgram.stream import Block, stream_segments
 
@@ -232,7 +232,7 @@ class Pass:
 
     def row_ids(self) -> str | None:
         """Return the sum of the hashes of the rows' ids, None if no source has ids."""
-        return id_sum(next((s.ids for s in self.sources if s.ids is not None), None))
+        return id_sum(first_column(self.sources, "ids"))
 
     def only(self, rows: NDArray[np.int64]) -> Pass:
         """Return a pass over some of the rows, in the same folds, that reads little besides them.
@@ -346,7 +346,8 @@ class Pass:
         if len(kept.done) == plan.segments:
             return kept.tree.result()
         if self._options.client is not None:
-            apart = Apart(self._weights, folds, self._grouped_by, assign)
+            told = assign if self._grouped_by is None else None
+            apart = Apart(self._weights, folds, self._grouped_by, told)
             return sums_on_cluster(
                 self._options.client,
                 work,
@@ -391,9 +392,14 @@ class Pass:
             done |= set(range(first, min(first + (1 << node.level), segments)))
         return KeptTree(tree, frozenset(done))
 
+    @cached_property
+    def _recorded(self) -> dict[str, Any]:
+        # ids are read for it, and a solution may take several passes
+        return self.recorded(self.row_ids()).to_dict()
+
     def _deciding(self, work: Work[Sums], folds: int) -> dict[str, Any]:
         """Return what decides the sums of a pass, as JSON values."""
-        facts = self.recorded(self.row_ids()).to_dict()
+        facts = self._recorded
         plan = work.plan.to_dict()
         decisive = ["spaces", "blocks", "segment_rows", "precision"]
         # of one fold, smaller blocks give the same bits

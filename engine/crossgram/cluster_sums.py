@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -48,7 +48,7 @@ class Apart:
     by : str or None
         What workers find a row's fold by, "rows", "ids" or "labels"; None if `assign` tells it.
     assign : Assign or None
-        Which fold rows are in.
+        Which fold rows are in; None if workers find it, or there is one fold.
     """
 
     weights: NDArray[np.float64] | None
@@ -211,7 +211,8 @@ class _Run(Generic[Sums]):
 
     def _collect(self, future: Any) -> None:
         index = self._segments.pop(future)
-        for group, root in self._groups.add(index, future):
+        group, root = self._groups.add(index, future)
+        if root is not None:
             self._roots[root] = group
             self._completed.add(root)
         self._hand_out(1)
@@ -235,8 +236,8 @@ class _Groups(Generic[Sums]):
         else:
             self._upper = kept.tree
 
-    def add(self, index: int, future: Any) -> Iterator[tuple[int, Any]]:
-        """Add the sums of a segment; yield the group that is whole by it, and its sums."""
+    def add(self, index: int, future: Any) -> tuple[int, Any]:
+        """Add the sums of a segment; return its group, and its sums if it is whole by this one."""
         group, place = divmod(index, self._size)
         if group not in self._lower:
             leaves = min(self._size, self._segments - group * self._size)
@@ -244,8 +245,7 @@ class _Groups(Generic[Sums]):
             self._missing[group] = leaves
         self._lower[group].add(place, future)
         self._missing[group] -= 1
-        if not self._missing[group]:
-            yield group, self._lower.pop(group).result()
+        return group, None if self._missing[group] else self._lower.pop(group).result()
 
     def merge(self, group: int, sums: list[Sums]) -> None:
         """Add the sums of a whole group."""
@@ -261,11 +261,10 @@ class _Groups(Generic[Sums]):
 
 def _part(apart: Apart, segment: Segment) -> _Part:
     rows = segment.start, segment.stop
-    told = apart.folds > 1 and apart.by is None and apart.assign is not None
     return _Part(
         segment,
         None if apart.weights is None else apart.weights[slice(*rows)],
-        apart.assign(*rows) if told and apart.assign is not None else None,
+        None if apart.assign is None else apart.assign(*rows),
     )
 
 

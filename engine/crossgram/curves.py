@@ -24,7 +24,7 @@ from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.reduced_rank import at_rank, check_rank, solve_reduced_rank
 from crossgram.ridge import ridge_path
 from crossgram.sampling import HeldOut, hold_out
-from crossgram.source import Source, SourceLike
+from crossgram.source import Source, SourceLike, first_column
 from crossgram.spaces import Space
 from crossgram.verification import area_under_curve, pair_scores, true_accepts_at
 
@@ -367,7 +367,8 @@ def _trial(
     if not len(scored):
         return none
     picked = [at_rows(source, scored) for source in sources]
-    column = next(source.labels for source in picked if source.labels is not None)
+    column = first_column(picked, "labels")
+    assert column is not None
     _, labels = np.unique(column.read(0, len(scored)), return_inverse=True)
     rows = []
     for source, space in zip(picked, ends, strict=True):

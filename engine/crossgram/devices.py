@@ -11,10 +11,21 @@ from numpy.typing import NDArray
 
 from crossgram.errors import InputError
 
-__all__ = ["DEVICES", "check_device", "row_products"]
+__all__ = ["check_device", "check_device_name", "row_products"]
 
-DEVICES = ("auto", "cpu", "cuda")
-"""What may be asked for, and cuda:1 and so on; auto takes a GPU where there is one."""
+
+def check_device_name(asked: str) -> None:
+    """Refuse what is no device's name: auto, which takes a GPU where there is one, cpu, or cuda:K.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d\d?)?", asked):
+        raise InputError(
+            f"device: {asked!r} given, expected auto, cpu, cuda, or cuda:1 for the second GPU"
+        )
 
 
 def check_device(asked: str) -> str:
@@ -25,10 +36,7 @@ def check_device(asked: str) -> str:
     InputError
         If it is no device, or CuPy or the GPU is missing.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d\d?)?", asked):
-        raise InputError(
-            f"device: {asked!r} given, expected auto, cpu, cuda, or cuda:1 for the second GPU"
-        )
+    check_device_name(asked)
     if asked == "cpu":
         return asked
     count, why = _gpus()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from crossgram.history import Input
 from crossgram.seen import Seen
 from crossgram.sketch import SKETCH_SIZE, SketchBuilder
-from crossgram.source import Source, masked_rows
+from crossgram.source import Source, first_column, masked_rows
 from crossgram.store import Column
 
 __all__ = ["fingerprint", "id_hashes", "id_sum", "known_rows"]
@@ -54,8 +54,8 @@ def known_rows(
     Seen, str or None
         The sum is of all rows; None if no source has ids.
     """
-    ids = next((source.ids for source in sources if source.ids is not None), None)
-    labels = next((source.labels for source in sources if source.labels is not None), None)
+    ids = first_column(sources, "ids")
+    labels = first_column(sources, "labels")
     images, people, names, total = SketchBuilder(), SketchBuilder(), Counter[Any](), 0
     rows = 0 if ids is None and labels is None else sources[0].rows
     for start in range(0, rows, _COLUMN_ROWS):

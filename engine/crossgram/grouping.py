@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from crossgram.errors import InputError
 from crossgram.folds import FOLD_BY
-from crossgram.source import Source, masked_rows
+from crossgram.source import Source, first_column, masked_rows
 from crossgram.store import Column
 
 __all__ = ["Assign", "assigner", "assigner_to", "balanced_weights", "group_count", "stable_hashes"]
@@ -126,9 +126,7 @@ def balanced_weights(sources: Sequence[Source]) -> NDArray[np.float64]:
 
 
 def _column(sources: Sequence[Source], name: str, wanted_by: str) -> Column:
-    column: Column | None = next(
-        (own for own in (getattr(source, name) for source in sources) if own is not None), None
-    )
+    column = first_column(sources, name)
     if column is None:
         labels = " or ".join(source.label for source in sources)
         raise InputError(f"{wanted_by}: no {name} in {labels}; add them with ingest")

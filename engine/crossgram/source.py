@@ -30,6 +30,7 @@ __all__ = [
     "check_matrix",
     "check_npy_size",
     "computed_by",
+    "first_column",
     "masked_rows",
     "open_source",
     "raw_reader",
@@ -131,6 +132,13 @@ def open_source(given: SourceLike, name: str = "array") -> Source:
             f"{name}: cannot be read as an array of rows ({error}); give rows x columns of floats"
         ) from error
     return _from_array(array, name)
+
+
+def first_column(sources: Sequence[Source], name: str) -> Column | None:
+    """Return the column "ids" or "labels" of the first of paired sources that has it, or None."""
+    columns = (getattr(source, name) for source in sources)
+    found: Column | None = next((column for column in columns if column is not None), None)
+    return found
 
 
 def masked_rows(sources: Sequence[Source], start: int, stop: int) -> NDArray[np.bool_] | None:

@@ -201,7 +201,7 @@ def _check(
                 f"names: {name!r} given, expected letters, digits, spaces and . + - _, for maps' "
                 "files are called by them; name the spaces (--name)"
             )
-    files = [f"{one}-to-{other}" for one, other in permutations(names, 2)]
+    files = [_file(source, target) for source, target in permutations(names, 2)]
     if len(set(files)) < len(files):
         raise InputError(
             f"names: {', '.join(names)} given, of which two pairs make one file's name; choose "
@@ -297,6 +297,10 @@ def _space(moments: Moments, space: Space) -> AtlasSpace:
     return AtlasSpace(space.name, space.dim, _short(np.sqrt(np.maximum(values, 0.0))))
 
 
+def _file(source: str, target: str) -> str:
+    return f"{MAPS}/{source}-to-{target}.safetensors"
+
+
 def _described(fitted: LinearMap, divided: Divided, chosen: Method) -> AtlasMap:
     source, target = fitted.source.name, fitted.target.name
     certificate = fitted.certificate
@@ -309,7 +313,7 @@ def _described(fitted: LinearMap, divided: Divided, chosen: Method) -> AtlasMap:
     return AtlasMap(
         source=source,
         target=target,
-        file=f"{MAPS}/{source}-to-{target}.safetensors",
+        file=_file(source, target),
         method=certificate.method,
         ridge=certificate.ridge,
         condition=certificate.condition,

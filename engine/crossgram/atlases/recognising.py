@@ -16,7 +16,7 @@ from crossgram.evaluation import classify, identify
 from crossgram.heads import ClassifierHead
 from crossgram.linear_map import LinearMap
 from crossgram.pairing import at_rows
-from crossgram.source import Source, usable_rows
+from crossgram.source import Source, first_column, usable_rows
 
 __all__ = ["classifications", "gallery_and_probes", "identifications"]
 
@@ -33,7 +33,8 @@ def gallery_and_probes(
     sources : sequence of Source
         Paired, of which one has labels.
     """
-    labels = next(one.labels for one in sources if one.labels is not None)
+    labels = first_column(sources, "labels")
+    assert labels is not None
     usable = np.flatnonzero(usable_rows(sources))
     _, first = np.unique(labels.read(0, len(labels))[usable], return_index=True)
     enrolled = np.sort(usable[first])
@@ -64,8 +65,9 @@ def identifications(
         `identify`.
     """
     # rows are paired, so that what one store says of them holds in all
-    labels = next(one.labels for one in sources if one.labels is not None)
-    ids = next((one.ids for one in sources if one.ids is not None), None)
+    labels = first_column(sources, "labels")
+    assert labels is not None
+    ids = first_column(sources, "ids")
     known = [replace(source, labels=labels, ids=ids) for source in sources]
     galleries, probes = ([at_rows(source, own) for source in known] for own in rows)
     for i, j in permutations(range(len(sources)), 2):

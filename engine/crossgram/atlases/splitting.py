@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from crossgram.moments import Moments
 from crossgram.pairing import at_rows
 from crossgram.progress import ProgressCallback
 from crossgram.sampling import hold_out
-from crossgram.source import Source, SourceLike, usable_rows
+from crossgram.source import Source, SourceLike, first_column, open_source, usable_rows
 
 _TRAINING = 0
 
@@ -164,8 +163,8 @@ def by_other_stores(
 
 def _told(sources: Sequence[Source]) -> Source:
     """Return the first of paired sources with what any of them says of ids and labels."""
-    ids = next((one.ids for one in sources if one.ids is not None), None)
-    labels = next((one.labels for one in sources if one.labels is not None), None)
+    ids = first_column(sources, "ids")
+    labels = first_column(sources, "labels")
     return replace(sources[0], ids=ids, labels=labels)
 
 
@@ -185,13 +184,6 @@ def _in_memory(sources: Sequence[Source], rows: NDArray[np.int64]) -> list[Sourc
         )
     kept = np.flatnonzero(known)
     return [
-        replace(at_rows(source, kept), read=_reader(array[kept]))
+        replace(at_rows(source, kept), read=open_source(array[kept]).read)
         for source, array in zip(picked, arrays, strict=True)
     ]
-
-
-def _reader(array: NDArray[Any]) -> Callable[[int, NDArray[Any]], None]:
-    def read(start: int, out: NDArray[Any]) -> None:
-        out[:] = array[start : start + len(out)]
-
-    return read

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crossgram.atlases.facts import Atlas
 from crossgram.comparison import MEASURES
-from crossgram.evaluation import Interval
+from crossgram.evaluation import Classification, Identification, Interval, Verification
 
 __all__ = ["FIGURES", "Figure", "Matrix", "figures_of", "matrices_of", "measures_of", "write_table"]
 
@@ -49,11 +49,7 @@ class Figure:
 
 def figures_of(atlas: Atlas) -> Iterator[Figure]:
     """Yield every figure of an atlas."""
-    for pair in atlas.comparison.pairs:
-        for measure in MEASURES:
-            value = getattr(pair, measure)
-            if value is not None:
-                yield Figure("comparison", pair.source, pair.target, "", measure, value)
+    yield from _compared(atlas)
     for one in atlas.maps:
         for name in ("r2", "held_out_r2"):
             yield Figure("map", one.source, one.target, "mapped", name, getattr(one, name))
@@ -98,7 +94,7 @@ class Matrix:
 
 def measures_of(atlas: Atlas) -> list[Matrix]:
     """Return the measures of every pair of spaces, those that are known."""
-    figures = [one for one in figures_of(atlas) if one.task == "comparison"]
+    figures = list(_compared(atlas))
     found = []
     for name, title in MEASURES.items():
         cells = {(one.source, one.target): one for one in figures if one.name == name}
@@ -139,23 +135,25 @@ def _is(name: str, wanted: str) -> bool:
 
 
 def _title(name: str) -> str:
-    known = {
-        "area_under_curve": "AUC",
-        "equal_error_rate": "EER",
-        "held_out_r2": "R2 on images held out",
-    }
+    known = {"area_under_curve": "AUC", "held_out_r2": "R2 on images held out"}
     kind, _, rate = name.partition("@")
     if rate:
         return f"TAR at FAR {rate}" if kind == "tar" else f"TPIR at FPIR {rate}"
     return known.get(name, name)
 
 
+def _compared(atlas: Atlas) -> Iterator[Figure]:
+    for pair in atlas.comparison.pairs:
+        for measure in MEASURES:
+            value = getattr(pair, measure)
+            if value is not None:
+                yield Figure("comparison", pair.source, pair.target, "", measure, value)
+
+
 def _verified(atlas: Atlas) -> Iterator[Figure]:
     report = atlas.verification
     for own in () if report is None else report.comparisons:
-        for name, value in own.figures().items():
-            ends = _ends(own.intervals, name)
-            yield Figure("verification", own.source, own.target, own.kind, name, value, *ends)
+        yield from _reported("verification", own, own.figures(), own.intervals)
 
 
 def _identified(atlas: Atlas) -> Iterator[Figure]:
@@ -164,9 +162,7 @@ def _identified(atlas: Atlas) -> Iterator[Figure]:
     for own in (search for pair in atlas.identification for search in pair.report.searches):
         if own.search not in seen:
             seen.add(own.search)
-            for name, value in own.figures().items():
-                ends = _ends(own.intervals, name)
-                yield Figure("identification", own.source, own.target, own.kind, name, value, *ends)
+            yield from _reported("identification", own, own.figures(), own.intervals)
 
 
 def _classified(atlas: Atlas) -> Iterator[Figure]:
@@ -175,13 +171,19 @@ def _classified(atlas: Atlas) -> Iterator[Figure]:
         if own.embeddings not in seen:
             seen.add(own.embeddings)
             shares = {f"top-{k}": share for k, share in own.top.items()}
-            for name, value in shares.items():
-                yield Figure("classification", own.source, own.target, own.kind, name, value)
+            yield from _reported("classification", own, shares, {})
 
 
-def _ends(intervals: Mapping[str, Interval | None], name: str) -> tuple[float | None, float | None]:
-    interval = intervals.get(name)
-    return (None, None) if interval is None else (interval.low, interval.high)
+def _reported(
+    task: str,
+    own: Verification | Identification | Classification,
+    values: Mapping[str, float],
+    intervals: Mapping[str, Interval | None],
+) -> Iterator[Figure]:
+    for name, value in values.items():
+        interval = intervals.get(name)
+        ends = (None, None) if interval is None else (interval.low, interval.high)
+        yield Figure(task, own.source, own.target, own.kind, name, value, *ends)
 
 
 def write_table(atlas: Atlas, folder: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from crossgram.atlases.facts import Atlas
 from crossgram.evaluation import Interval
@@ -65,7 +65,7 @@ def headline(atlas: Atlas) -> list[str]:
         return [_of_pair(one) for one in kept]
     ordered = sorted(kept, key=lambda one: one.share)
     least, most = ordered[0], ordered[-1]
-    middle = _percent(_median([one.share for one in ordered]))
+    middle = _percent(median(one.share for one in ordered))
     what = "a mapped probe" if least.figure == "rank-1" else "a mapped embedding"
     sentence = (
         f"Over all {len(kept)} pairs of networks, {what} keeps {middle} of what the target's own "
@@ -124,14 +124,9 @@ def _of_pair(kept: Kept) -> str:
 def _of_variance(atlas: Atlas) -> str:
     shares = sorted(one.held_out_r2 for one in atlas.maps)
     return (
-        f"The maps explain {_percent(_median(shares))} of their targets' variance in the median, "
+        f"The maps explain {_percent(median(shares))} of their targets' variance in the median, "
         f"from {_percent(shares[0])} to {_percent(shares[-1])}, on the images they were tried on."
     )
-
-
-def _median(rising: Sequence[float]) -> float:
-    middle = len(rising) // 2
-    return rising[middle] if len(rising) % 2 else (rising[middle - 1] + rising[middle]) / 2
 
 
 def _percent(share: float) -> str:

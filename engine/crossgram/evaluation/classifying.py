@@ -19,7 +19,7 @@ from crossgram.heads import ClassifierHead, in_top_k
 from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids
 from crossgram.progress import Progress, ProgressCallback, ignore
-from crossgram.source import Source, SourceLike, usable_rows
+from crossgram.source import Source, SourceLike, first_column, usable_rows
 
 __all__ = ["Classification", "ClassificationReport", "classify"]
 
@@ -190,7 +190,7 @@ def _head(given: ClassifierHead | str | Path, source: Source) -> ClassifierHead:
 def _classes(
     sources: Sequence[Source], count: int, names: Sequence[Any] | None, usable: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    column = next((one.labels for one in sources if one.labels is not None), None)
+    column = first_column(sources, "labels")
     if column is None:
         raise InputError(
             f"{sources[0].label}: has no labels, so that the true classes are not known; make the "

@@ -129,29 +129,27 @@ def read_pairs(path: str | Path, ids: Sequence[Any]) -> PairList:
         rows[0],
         rows[1],
         np.array(same, bool),
-        _folds(fold, len(same), path),
+        fold,
         subjects_of(rows, np.array(same, bool), len(ids)),
     )
 
 
-_Named = tuple[list[str], list[str], list[bool], list[str] | None]
+_Named = tuple[list[str], list[str], list[bool], NDArray[np.int64] | None]
 
 
 def _from_lfw(path: Path) -> _Named:
-    pairs = paired_images(path)
-    counts = path.read_text(encoding="utf-8").splitlines()[0].split()
+    pairs, sets = paired_images(path)
     left, right = ([f"{who}/{who}_{k:04d}" for who, k in side] for side in zip(*pairs, strict=True))
     same = [one[0] == other[0] for one, other in pairs]
-    # a number alone, as in View 1, is that of the pairs of a kind: there is nothing to fold
-    sets = int(counts[0]) if len(counts) > 1 else 1
     size = len(pairs) // sets
-    return left, right, same, [str(k // size) for k in range(len(pairs))]
+    fold = None if sets == 1 else _numbered([str(k // size) for k in range(len(pairs))])
+    return left, right, same, fold
 
 
 def _from_bin(path: Path) -> _Named:
     _, same = paired_faces(path)
     left, right = ([image_id(2 * k + side) for k in range(len(same))] for side in (0, 1))
-    return left, right, same, None
+    return left, right, same, _folds(len(same))
 
 
 def _from_csv(path: Path) -> _Named:
@@ -178,7 +176,11 @@ def _from_csv(path: Path) -> _Named:
                 "the same person or not"
             )
         same.append(own)
-    fold = [str(row["fold"]) for row in rows] if "fold" in columns else None
+    fold = _folds(len(rows))
+    if "fold" in columns:
+        fold = _numbered([str(row["fold"]) for row in rows])
+        if not fold.any():
+            raise InputError(f"{path}: has one fold; expected at least two, or no column fold")
     return [row["left"] for row in rows], [row["right"] for row in rows], same, fold
 
 
@@ -189,14 +191,12 @@ _READERS: Mapping[str, Callable[[Path], _Named]] = {
 }
 
 
-def _folds(fold: list[str] | None, pairs: int, path: str | Path) -> NDArray[np.int64] | None:
-    if fold is not None:
-        _, numbers = np.unique(np.array(fold), return_inverse=True)
-        if numbers.max() < 1 and Path(path).suffix.lower() == ".txt":
-            return None
-        if numbers.max() < 1:
-            raise InputError(f"{path}: has one fold; expected at least two, or no column fold")
-        return numbers.astype(np.int64)
+def _numbered(names: list[str]) -> NDArray[np.int64]:
+    _, numbers = np.unique(np.array(names), return_inverse=True)
+    return numbers.astype(np.int64)
+
+
+def _folds(pairs: int) -> NDArray[np.int64] | None:
     if pairs < _FOLDS:
         return None
     # as KFold(10, shuffle=False) of scikit-learn: the first ones have one pair more

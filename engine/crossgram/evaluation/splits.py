@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from crossgram.errors import InputError
 from crossgram.fingerprint import id_hashes
 from crossgram.linear_map import LinearMap
-from crossgram.source import Source, SourceLike, open_source
+from crossgram.source import Source, SourceLike, first_column, open_source
 from crossgram.store import Column
 
 __all__ = ["Overlap", "checked_overlaps", "split_notes"]
@@ -201,8 +201,8 @@ class _Rows:
 
     @classmethod
     def of(cls, sources: Sequence[Source], rows: NDArray[np.int64], people_count: bool) -> _Rows:
-        ids = next((one.ids for one in sources if one.ids is not None), None)
-        labels = next((one.labels for one in sources if one.labels is not None), None)
+        ids = first_column(sources, "ids")
+        labels = first_column(sources, "labels")
         images = None if ids is None else _hashes(ids, rows)
         if labels is None or not people_count:
             return cls(images, None, None, len(rows))

@@ -35,7 +35,7 @@ from crossgram.evaluation.templates import (
 from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids
 from crossgram.progress import Progress, ProgressCallback, ignore
-from crossgram.source import Source, SourceLike, usable_rows
+from crossgram.source import Source, SourceLike, first_column, usable_rows
 from crossgram.verification import TAR_MODES, allowed_false_accepts
 
 __all__ = ["FARS", "VerificationReport", "verify", "verify_spaces"]
@@ -341,7 +341,7 @@ def _chosen(
 ) -> Sorted | Binned:
     if pairs is not None:
         return Sorted(_listed(sources, pairs, usable), True, metric, tar, fars)
-    labels = next((one.labels for one in sources if one.labels is not None), None)
+    labels = first_column(sources, "labels")
     if labels is None:
         raise InputError(
             f"{sources[0].label}: has no labels, so that nobody knows who is who; give a list "
@@ -367,7 +367,7 @@ def _listed(sources: Sequence[Source], pairs: str | Path, usable: NDArray[np.boo
 
 
 def _ids(sources: Sequence[Source], path: str | Path) -> list[Any]:
-    ids = next((one.ids for one in sources if one.ids is not None), None)
+    ids = first_column(sources, "ids")
     if ids is None:
         raise InputError(
             f"{sources[0].label}: has no ids, which the images of {path} are named by; make the "
@@ -392,7 +392,7 @@ def _refuse_masked(
 
 def _with_people(pairs: PairList, sources: Sequence[Source]) -> PairList:
     """Return pairs whose people are those of the labels, unless these are of something else."""
-    labels = next((one.labels for one in sources if one.labels is not None), None)
+    labels = first_column(sources, "labels")
     if labels is None:
         return pairs
     _, people = np.unique(labels.read(0, len(labels)), return_inverse=True)

@@ -37,7 +37,7 @@ class PairsFile:
 
     def entries(self) -> Iterator[ImageEntry]:
         """List the images; none may be missing."""
-        wanted = {image for pair in paired_images(self.root) for image in pair}
+        wanted = {image for pair in paired_images(self.root)[0] for image in pair}
         for person, number in sorted(wanted):
             stem = f"{person}/{person}_{number:04d}"
             found = [s for s in sorted(SUFFIXES) if (self.root.parent / f"{stem}{s}").is_file()]
@@ -56,8 +56,8 @@ class PairsFile:
 _Image = tuple[str, int]
 
 
-def paired_images(path: Path) -> list[tuple[_Image, _Image]]:
-    """Read the pairs of a pairs.txt, matched and mismatched, in its order.
+def paired_images(path: Path) -> tuple[list[tuple[_Image, _Image]], int]:
+    """Read the pairs of a pairs.txt, matched and mismatched, in its order, and how many sets.
 
     Raises
     ------
@@ -66,7 +66,8 @@ def paired_images(path: Path) -> list[tuple[_Image, _Image]]:
 
     Notes
     -----
-    The first line says how many sets of how many matched and mismatched pairs follow. A matched
+    The first line says how many sets of how many matched and mismatched pairs follow. A number
+    alone, as in View 1, is that of the pairs of a kind, of one set. A matched
     pair is `name i j`, a mismatched one `name i other j` (Huang et al. 2007, LFW technical report).
     """
     try:
@@ -99,4 +100,4 @@ def paired_images(path: Path) -> list[tuple[_Image, _Image]]:
             f"{path}: has {len(pairs)} pairs and the first line {lines[0]!r}; expected there how "
             "many sets of how many matched and mismatched pairs follow, in all twice the product"
         )
-    return pairs
+    return pairs, int(counts[0]) if len(counts) > 1 else 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from typing import Any, cast
 
 import torch
 
+from crossgram.devices import check_device_name
 from crossgram.errors import CrossgramError, InputError, WidthMismatchError
 from crossgram.heads import ClassifierHead
 from crossgram.images.recipe import Recipe
@@ -220,12 +220,9 @@ def choose_device(asked: str) -> torch.device:
     InputError
         If there is no such device.
     """
+    check_device_name(asked)
     if asked == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d\d?)?", asked):
-        raise InputError(
-            f"device: {asked!r} given, expected auto, cpu, cuda, or cuda:1 for the second GPU"
-        )
     device = torch.device(asked)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(

@@ -11,7 +11,13 @@ from crossgram.atlases.facts import FACTS, Atlas, check_pydantic, load_atlas
 from crossgram.atlases.tables import Matrix, matrices_of, measures_of
 from crossgram.atlases.words import headline, split_in_words
 from crossgram.errors import CorruptDataError, InputError
-from crossgram.evaluation import IdentificationReport, Interval, VerificationReport
+from crossgram.evaluation import (
+    Identification,
+    IdentificationReport,
+    Interval,
+    Verification,
+    VerificationReport,
+)
 from crossgram.figures import check_matplotlib
 from crossgram.output import check_output, refuse_overlap, whole_file
 from crossgram.reporting.plots import (
@@ -178,13 +184,7 @@ def _verification(atlas: Atlas) -> _Section:
     report = atlas.verification
     assert report is not None
     figures = list(report.comparisons[0].figures())
-    rows = [
-        [
-            own.comparison,
-            *(_spread(100 * own.figures()[name], own.intervals.get(name), 100) for name in figures),
-        ]
-        for own in report.comparisons
-    ]
+    rows = [_row(own.comparison, own, figures) for own in report.comparisons]
     losses = [
         [
             own.comparison,
@@ -217,16 +217,7 @@ def _identification(atlas: Atlas) -> _Section:
     first = atlas.identification[0].report
     searches = {own.search: own for pair in atlas.identification for own in pair.report.searches}
     figures = list(next(iter(searches.values())).figures())
-    rows = [
-        [
-            name,
-            *(
-                _spread(100 * own.figures()[figure], own.intervals.get(figure), 100)
-                for figure in figures
-            ),
-        ]
-        for name, own in searches.items()
-    ]
+    rows = [_row(name, own, figures) for name, own in searches.items()]
     thresholds = [
         [name, *(f"{point.threshold:.4f}" for point in own.open_set)]
         for name, own in searches.items()
@@ -391,6 +382,11 @@ def _intervals_in_words(
 
 def _sentences(notes: Sequence[str]) -> list[str]:
     return [f"{note[:1].upper()}{note[1:]}." for note in notes]
+
+
+def _row(name: str, own: Verification | Identification, figures: Sequence[str]) -> list[str]:
+    values = own.figures()
+    return [name, *(_spread(100 * values[one], own.intervals.get(one), 100) for one in figures)]
 
 
 def _spread(value: float, interval: Interval | None, scale: float) -> str:
