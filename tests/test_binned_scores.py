@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import crossgram as cg
@@ -69,6 +69,7 @@ def assert_on_curve(found: BinnedScores, expected: PairScores) -> None:
 
 
 @pytest.mark.parametrize("ordered", [False, True])
+@example(seed=271, count=35, dim=2)
 @given(seed=st.integers(0, 1000), count=st.integers(5, 60), dim=st.integers(1, 4))
 def test_figures_are_those_of_sorted_scores(ordered: bool, seed: int, count: int, dim: int) -> None:
     probes, person = images(seed, count, dim, 4)
@@ -117,3 +118,25 @@ def test_people_of_one_kind_are_refused() -> None:
     for person in (np.zeros(10, int), np.arange(10)):
         with pytest.raises(cg.InputError, match="labels: no pairs of one person, or none of two"):
             score_all_pairs(rows, rows, person, FARS, ordered=False, threads=1)
+
+
+def test_scores_that_are_all_alike_are_held_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    # a network that has collapsed, but for a few
+    rows = np.tile(unit(np.ones((1, 4))), (300, 1))
+    rows[:5] = unit(rng.normal(size=(5, 4)))
+    person = rng.integers(0, 40, 300)
+    monkeypatch.setattr(binned_scores, "_FEW", 1000)
+    held: list[int] = []
+    add = binned_scores._Collected.add
+
+    def watched(self: binned_scores._Collected, scores: np.ndarray) -> None:
+        add(self, scores)
+        held.append(len(self._known.scores) + sum(map(len, self._new)))
+
+    monkeypatch.setattr(binned_scores._Collected, "add", watched)
+    monkeypatch.setattr(binned_scores, "_BLOCK", 29)
+    found = score_all_pairs(rows, rows, person, FARS, ordered=False, threads=2)
+    assert max(held) < 2 * 1000
+    assert sum(own.counts.sum() for own in found.impostor_in.values()) > 40_000
+    assert_same(found, sorted_out(rows, rows, person, False))

@@ -106,6 +106,26 @@ def test_masked_rows_are_left_out(tmp_path: Path) -> None:
     assert (whole.images, whole.left_out) == (180, 20)
 
 
+def test_labels_that_are_numbers_as_text_are_the_classes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    head = cg.ClassifierHead(rng.normal(size=(12, 8)), np.zeros(12))
+    true = head.logits(B).argmax(axis=1)
+    # all twelve are there, and by their names "10" would come before "2"
+    assert len(set(true.tolist())) == 12
+    text = store(tmp_path / "t", B, [str(own) for own in true])
+    assert cg.classify(text, text, head).classifications[0].top[1] == 1
+
+
+def test_labels_of_masked_rows_are_no_classes(tmp_path: Path) -> None:
+    rows, labels = B.copy(), [NAMES[own] for own in TRUE]
+    masked = np.arange(ROWS) == 3
+    rows[masked] = np.nan
+    whole = cg.classify(*[store(tmp_path / "w", B, labels)] * 2, HEADS["b"])
+    labels[3] = "nobody knows"
+    found = cg.classify(*[store(tmp_path / "m", rows, labels, masked=masked)] * 2, HEADS["b"])
+    assert (found.images, found.classes) == (ROWS - 1, whole.classes)
+
+
 class TestRefusals:
     def test_heads_and_maps_of_other_widths(self, pair: tuple[Path, Path]) -> None:
         with pytest.raises(cg.WidthMismatchError, match="head: takes 9 columns"):

@@ -215,6 +215,9 @@ class TestGate:
         done = crossgram("evaluate", "gate", *SEARCH, "--min", kept, cwd=database)
         assert done.returncode == 0
         assert done.stdout.startswith("met: ")
+        for number in ("nan", "inf"):
+            said = refused("evaluate", "gate", *SEARCH, "--min", number, cwd=database)
+            assert f"'{number}' is not a finite number" in said
         done = crossgram("evaluate", "gate", *SEARCH, "--min", 9, "--json", cwd=database)
         assert done.returncode == 3
         assert json.loads(done.stdout)["gate"] == {

@@ -72,14 +72,19 @@ class TestCsv:
 
     def test_has_folds_of_its_own_or_ten_contiguous_ones(self, tmp_path: Path) -> None:
         top = "fold,left,right,same"
-        own = self.write(tmp_path / "p.csv", "x,a,b,1", "y,a,c,0", "x,b,c,0", top=top)
+        own = self.write(tmp_path / "p.csv", "2,a,b,1", "10,a,c,0", "2,b,c,0", top=top)
         pairs = read_pairs(own, "abc")
         assert pairs.fold is not None
-        assert pairs.fold.tolist() == [0, 1, 0]
+        assert pairs.fold.tolist() == [2, 10, 2]
         many = self.write(tmp_path / "q.csv", *(["a,b,1", "a,c,0"] * 11))
         fold = read_pairs(many, "abc").fold
         assert fold is not None
         assert np.bincount(fold).tolist() == [3, 3, 2, 2, 2, 2, 2, 2, 2, 2]
+
+    def test_may_begin_with_a_byte_order_mark(self, tmp_path: Path) -> None:
+        path = tmp_path / "p.csv"
+        path.write_text("left,right,same\na,b,1\na,c,0", encoding="utf-8-sig")
+        assert read_pairs(path, "abc").left.tolist() == [0, 0]
 
     def test_takes_integer_ids(self, tmp_path: Path) -> None:
         path = self.write(tmp_path / "p.csv", "7,8,1", "7,9,0")
@@ -94,7 +99,11 @@ class TestCsv:
             ("left,right,same", ["a,b,1", "a,,0"], "line 3 is"),
             ("left,right,same", ["a,b,1", "a"], "line 3 is"),
             ("left,right,same", ["a,b,1", "b,a,1"], "pairs of one kind only"),
-            ("left,right,same,fold", ["a,b,1,x", "b,c,0,x"], "has one fold"),
+            ("left,right,same,fold", ["a,b,1,7", "b,c,0,7"], "has one fold"),
+            ("left,right,same,fold", ["a,b,1,1", "b,c,0,"], "line 3 has the fold ''; expected a"),
+            ("left,right,same,fold", ["a,b,1,1", "b,c,0"], "line 3 has the fold ''; expected a"),
+            ("left,right,same,fold", ["a,b,1,1.5"], "line 2 has the fold '1.5'; expected a whole"),
+            ("left,right,same", ["a,b,1", "c,c,1", "a,c,0"], "pairs c with itself"),
             ("left,right,same", ["a,b,1", "a,z,0"], "1 of its 3 images have no embedding.* is z"),
         ],
     )

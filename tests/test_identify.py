@@ -77,6 +77,23 @@ def test_a_search_finds_what_sorting_finds(block_bytes: int, drawn: tuple[np.nda
         assert found.nearest[k].tolist() == nearest + [-1] * (3 - len(nearest))
 
 
+@pytest.mark.parametrize("dim", [3, 127, 512])
+def test_the_same_embedding_ties_wherever_it_stands(
+    dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # blocks of other sizes, in which products are summed up in other orders
+    monkeypatch.setattr(searching, "_GALLERY_BYTES", 8 * dim * 7)
+    rng = np.random.default_rng(dim)
+    rows = rng.normal(size=(40, dim))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    # everybody's entry is one embedding, and all probes are another
+    entries = np.tile(rows[:1], (40, 1))
+    people = np.arange(40)
+    probes = Probes(np.tile(rows[1:2], (40, 1)), people, np.full(40, -1))
+    found = search(probes, open_source(entries), people, np.ones(40, bool), 1)
+    assert found.rank.tolist() == [40] * 40
+
+
 def angle(degrees: float) -> list[float]:
     return [np.cos(np.radians(degrees)), np.sin(np.radians(degrees))]
 
@@ -262,3 +279,46 @@ class TestRefusals:
     def test_rows_that_nobody_is_known_of(self, database: dict[str, Path]) -> None:
         with pytest.raises(cg.InputError, match="has no labels"):
             cg.identify(np.eye(6), database["gallery b"])
+
+
+class TestImages:
+    def entries(self, tmp_path: Path, name: str, ids: list[str]) -> Path:
+        labels = ["ann", "bob", "ann", "bob"]
+        rows = np.array([angle(0), angle(90), angle(10), angle(70)])
+        return store(tmp_path / name, rows, labels, ids)
+
+    def test_an_image_that_is_searched_twice_never_finds_itself(self, tmp_path: Path) -> None:
+        gallery = self.entries(tmp_path, "g.zarr", ["w", "x", "y", "z"])
+        probes = self.entries(tmp_path, "p.zarr", ["w", "x", "w", "x"])
+        rank = cg.identify(probes, gallery, ranks=[1, 2], resamples=0).searches[0].ranks
+        # ann at 10 and bob at 70 are then left with the other entry
+        assert rank == {1: 1.0, 2: 1.0}
+        assert cg.identify(probes, gallery, resamples=0).gallery == 4
+
+    def test_an_image_that_is_enrolled_twice_is_refused(self, tmp_path: Path) -> None:
+        gallery = self.entries(tmp_path, "g.zarr", ["w", "x", "y", "w"])
+        probes = self.entries(tmp_path, "p.zarr", ["w", "x", "u", "v"])
+        with pytest.raises(cg.InputError, match="rows 0 and 3 both have the id 'w' of a probe's"):
+            cg.identify(probes, gallery, resamples=0)
+
+    def test_says_what_chance_gives_in_small_galleries(self, tmp_path: Path) -> None:
+        gallery = self.entries(tmp_path, "g.zarr", ["w", "x", "y", "z"])
+        notes = cg.identify(gallery, gallery, ranks=[1, 5], resamples=0).notes
+        assert "of 4 entries, chance gives 25 % rank-1" in notes
+        assert "of 4 entries, chance gives 100 % rank-5" in notes
+        assert not any("nearest" in note for note in notes)
+
+    def test_says_that_the_gallery_was_fitted_on(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        rows = rng.normal(size=(20, 3))
+        # no labels, so that the map knows no people
+        labels, ids = [f"p{k}" for k in range(20)], [f"i{k}" for k in range(20)]
+        for name in ("a.zarr", "b.zarr"):
+            with cg.EmbeddingStore.create(tmp_path / name, dim=3, dtype="float64") as writer:
+                writer.append(rows, ids=ids)
+        fitted = cg.fit(tmp_path / "a.zarr", tmp_path / "b.zarr")
+        gallery = store(tmp_path / "g.zarr", rows, labels, ids)
+        probes = store(tmp_path / "p.zarr", rows + 0.1, labels)
+        report = cg.identify(probes, gallery, linear_map=fitted, resamples=0)
+        assert report.gallery_overlaps[0].images == 20
+        assert any("20 of the gallery's images are among those" in own for own in report.notes)

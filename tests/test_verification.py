@@ -15,8 +15,10 @@ from sklearn.metrics import roc_curve as sklearn_roc_curve
 from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
 from crossgram.verification import (
     PairScores,
+    allowed_false_accepts,
     area_under_curve,
     equal_error_rate,
+    least_rate,
     pair_scores,
     roc_curve,
     thinned,
@@ -261,3 +263,11 @@ class TestOtherReadings:
     def test_an_unknown_one_is_refused(self) -> None:
         with pytest.raises(InputError, match="mode: 'best' given"):
             true_accepts_at(0.5, random_scores(5, 5), "best")
+
+
+@given(st.integers(1, 10**9))
+def test_the_least_rate_that_is_named_allows_one(impostors: int) -> None:
+    rate = float(least_rate(impostors))
+    # 1 of 1 is no rate
+    assert rate == 1 if impostors == 1 else allowed_false_accepts(rate, impostors) >= 1
+    assert rate <= 1.1 / impostors

@@ -414,3 +414,18 @@ def test_the_points_of_a_report_are_on_the_roc_curve(tmp_path: Path) -> None:
     for point in own.operating_points:
         best = max(p.true_accept for p in own.roc if p.false_accept <= point.far)
         assert best == point.true_accept_rate
+
+
+def test_folds_of_one_kind_are_said(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 3))
+    ids = [f"i{k}" for k in range(40)]
+    with cg.EmbeddingStore.create(tmp_path / "a.zarr", dim=3, dtype="float64") as writer:
+        writer.append(rows, ids=ids)
+    genuine = [f"i{k},i{k + 1},1" for k in range(0, 40, 2)]
+    impostor = [f"i{k},i{(k + 2) % 40},0" for k in range(0, 40, 2)]
+    mixed = [line for both in zip(genuine, impostor, strict=True) for line in both]
+    for name, lines, count in (("one", genuine + impostor, 10), ("mixed", mixed, 0)):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["left,right,same", *lines]))
+        report = cg.verify(tmp_path / "a.zarr", pairs=tmp_path / f"{name}.csv", resamples=0)
+        said = [note for note in report.notes if "pairs of one kind only" in note]
+        assert [f"one kind only: {count};" in note for note in said] == [True] * bool(count)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
 from fractions import Fraction
 
 import numpy as np
@@ -26,12 +27,15 @@ __all__ = [
     "area_under_curve",
     "equal_error_of",
     "equal_error_rate",
+    "least_rate",
     "pair_scores",
     "roc_curve",
     "tellable",
     "thinned",
     "true_accepts_at",
 ]
+
+_TWO_DIGITS = Context(prec=2, rounding=ROUND_CEILING)
 
 TAR_MODES = ("conservative", "nearest", "interpolate")
 """Ways to read the true accept rate at a false accept rate off a finite ROC curve."""
@@ -248,7 +252,7 @@ def true_accepts_at(far: float, scores: PairScores, mode: str = "conservative") 
     if allowed < 1:
         raise InputError(
             f"far: {far:g} of {count} impostor pairs is less than one false accept; choose "
-            f"{1 / count:.2g} or more, or score more pairs"
+            f"{least_rate(count)} or more, or score more pairs"
         )
     if mode == "nearest":
         return _nearest(far, scores)
@@ -277,6 +281,11 @@ def allowed_false_accepts(far: float, impostors: int) -> int:
         raise InputError(f"far: {far} given, expected a share above 0 and below 1")
     # the decimal that was written, for 0.29 * 100 is below 29 in binary
     return math.floor(Fraction(repr(float(far))) * impostors)
+
+
+def least_rate(impostors: int) -> str:
+    """Return the least false accept rate that allows one of some pairs, up to two digits."""
+    return f"{float(_TWO_DIGITS.divide(1, impostors)):g}"
 
 
 def tellable(fars: Iterable[float], impostors: int) -> list[float]:

@@ -9,7 +9,7 @@ import click
 
 from crossgram_cli.cluster import cluster, cluster_options
 from crossgram_cli.commands.evaluate.options import fars_option, names_option
-from crossgram_cli.options import forget_option, solve_options, unweighted_row_options
+from crossgram_cli.options import FiniteRange, forget_option, solve_options, unweighted_row_options
 from crossgram_cli.shared import computes, emit, overwrite_option, progress_bar
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _SHOWN = ("rank-1", "area_under_curve", "top-1", "held_out_r2")
 )
 @click.option(
     "--held-out",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     default=0.2,
     show_default=True,
     help="Share of the people (of images without labels: images) to hold out.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossgram_cli.cluster import cluster, cluster_options
-from crossgram_cli.options import row_options
+from crossgram_cli.options import FiniteRange, row_options
 from crossgram_cli.shared import (
     check_reports,
     computes,
@@ -36,14 +36,14 @@ _LONGEST_NAME = 13
 )
 @click.option(
     "--variance",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteRange(0, 1, min_open=True),
     default=0.99,
     show_default=True,
     help="Share of variance of the principal directions that SVCCA keeps.",
 )
 @click.option(
     "--regularization",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=0.0,
     show_default=True,
     help="For CCA and PWCCA, add so many times a space's mean variance to every direction: 0.01 "

@@ -9,6 +9,7 @@ import click
 
 from crossgram_cli.cluster import cluster, cluster_options
 from crossgram_cli.options import (
+    FiniteRange,
     checkpoint_option,
     forget_option,
     normalize_only_option,
@@ -32,7 +33,7 @@ __all__ = ["command"]
 @pass_options
 @click.option(
     "--digits",
-    type=click.FloatRange(0, 15),
+    type=FiniteRange(0, 15),
     default=6.0,
     show_default=True,
     help="Correct digits of a least-squares map: rows are read again as often as it takes and "

@@ -1,7 +1,8 @@
 """All pairs of many images: scores that are counted in bins, never stored, and exact thresholds.
 
 Every pair is scored twice. First all scores are counted in fine bins; then those of the few bins in
-which a threshold lies are collected, so that rates are as exact as if all had been sorted.
+which a threshold lies are collected, equal ones once, so that rates are as exact as if all had been
+sorted.
 """
 
 from __future__ import annotations
@@ -27,6 +28,30 @@ _BINS = 2 * _HALF + 2
 _BLOCK = 1024
 
 
+_FEW = 1 << 20
+"""Scores that are collected before equal ones are put together."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Different scores, rising, and how often each came.
+
+    Attributes
+    ----------
+    scores : ndarray, shape (m,), float32
+    counts : ndarray of int, shape (m,)
+    """
+
+    scores: NDArray[np.float32]
+    counts: NDArray[np.int64]
+
+    def reaching(self, thresholds: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return how many scores are as high as each threshold, or higher."""
+        below = np.append(0, np.cumsum(self.counts))
+        count: NDArray[np.int64] = below[-1] - below[np.searchsorted(self.scores, thresholds)]
+        return count
+
+
 @dataclass(frozen=True)
 class BinnedScores:
     """Cosines of all pairs: their counts in bins, and those of some bins one by one.
@@ -35,14 +60,14 @@ class BinnedScores:
     ----------
     genuine, impostor : ndarray of int, shape (bins,)
         Counts, by rising score.
-    genuine_in, impostor_in : mapping of int to ndarray
-        Of the bins in which a threshold lies: scores, sorted.
+    genuine_in, impostor_in : mapping of int to Tally
+        Of the bins in which a threshold lies.
     """
 
     genuine: NDArray[np.int64]
     impostor: NDArray[np.int64]
-    genuine_in: dict[int, NDArray[np.float32]]
-    impostor_in: dict[int, NDArray[np.float32]]
+    genuine_in: dict[int, Tally]
+    impostor_in: dict[int, Tally]
 
     def area_under_curve(self) -> tuple[float, float]:
         """Return the area under the ROC curve, and how far it may be off.
@@ -77,11 +102,12 @@ class BinnedScores:
                 f"far: {far:g} of {impostors} impostor pairs is less than one false accept"
             )
         own, above = _bin_of(self.impostor, allowed)
-        scores = self.impostor_in[own]
-        threshold = scores[len(scores) - 1 - (allowed - above)]
-        false = above + int(np.count_nonzero(scores > threshold))
-        true = int(self.genuine[own + 1 :].sum())
-        true += int(np.count_nonzero(self.genuine_in[own] > threshold))
+        inside = self.impostor_in[own]
+        down = np.cumsum(inside.counts[::-1])
+        threshold = inside.scores[::-1][np.searchsorted(down, allowed - above, "right")]
+        higher = np.nextafter(threshold, np.float32(np.inf))
+        false = above + int(inside.reaching(higher))
+        true = int(self.genuine[own + 1 :].sum()) + int(self.genuine_in[own].reaching(higher))
         return OperatingPoint(
             far, float(threshold), true / int(self.genuine.sum()), false / impostors, false
         )
@@ -90,14 +116,11 @@ class BinnedScores:
         """Return what `verification.equal_error_rate` does, of all scores."""
         own = _crossing(self.genuine, self.impostor)
         genuine, impostor = int(self.genuine.sum()), int(self.impostor.sum())
-        thresholds = np.unique(np.concatenate([self.genuine_in[own], self.impostor_in[own]]))[::-1]
+        sides = ((self.genuine_in[own], self.genuine), (self.impostor_in[own], self.impostor))
+        thresholds = np.unique(np.concatenate([inside.scores for inside, _ in sides]))[::-1]
         accepted = [
-            np.append(0, len(scores) - np.searchsorted(scores, thresholds, "left"))
-            + int(counts[own + 1 :].sum())
-            for scores, counts in (
-                (self.genuine_in[own], self.genuine),
-                (self.impostor_in[own], self.impostor),
-            )
+            np.append(0, inside.reaching(thresholds)) + int(counts[own + 1 :].sum())
+            for inside, counts in sides
         ]
         return equal_error_of(accepted[1] / impostor, accepted[0] / genuine)
 
@@ -153,17 +176,18 @@ def score_all_pairs(
     wanted.add(_crossing(genuine, impostor))
     is_wanted = np.zeros(_BINS, bool)
     is_wanted[list(wanted)] = True
-    found: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+    found = _Collected(), _Collected()
 
     def collected(block: _Block) -> _Result:
         return _collected(block, is_wanted)
 
     for own_genuine, own_impostor, count in pairs.over(collected, threads):
-        found.append((own_genuine, own_impostor))
+        for side, scores in zip(found, (own_genuine, own_impostor), strict=True):
+            side.add(scores)
         report(count)
-    sides = [_by_bin(np.concatenate(side), wanted) for side in zip(*found, strict=True)]
+    sides = [side.by_bin(wanted) for side in found]
     for counts, own in zip((genuine, impostor), sides, strict=True):
-        if any(len(own[k]) != counts[k] for k in wanted):
+        if any(own[k].counts.sum() != counts[k] for k in wanted):
             raise RunError("scores of the same pairs differ between two passes; run again")
     return BinnedScores(genuine, impostor, sides[0], sides[1])
 
@@ -219,8 +243,9 @@ class _Pairs:
 
 
 def _bins(scores: NDArray[np.float32]) -> NDArray[np.intp]:
-    # not negative, so that to cut is to round down; each step keeps the order of scores
-    shifted = scores + np.float32(_HALF)
+    # rounded down before the sum, which would round up
+    shifted = np.floor(scores)
+    shifted += np.float32(_HALF)
     return np.clip(shifted, 0, _BINS - 1, out=shifted).astype(np.intp)
 
 
@@ -249,9 +274,32 @@ def _collected(block: _Block, is_wanted: NDArray[np.bool_]) -> _Result:
     return kept[0], kept[1], len(genuine) + len(impostor)
 
 
-def _by_bin(scores: NDArray[np.float32], wanted: set[int]) -> dict[int, NDArray[np.float32]]:
-    own = _bins(scores)
-    return {k: np.sort(scores[own == k] / np.float32(_HALF)) for k in wanted}
+class _Collected:
+    """Scaled scores that came so far; memory goes by how many different ones there are."""
+
+    def __init__(self) -> None:
+        self._known = Tally(np.empty(0, np.float32), np.empty(0, np.int64))
+        self._new: list[NDArray[np.float32]] = []
+
+    def add(self, scores: NDArray[np.float32]) -> None:
+        self._new.append(scores)
+        if sum(map(len, self._new)) > max(_FEW, len(self._known.scores)):
+            self._put_together()
+
+    def by_bin(self, wanted: set[int]) -> dict[int, Tally]:
+        self._put_together()
+        scores, counts = self._known.scores, self._known.counts
+        own = _bins(scores)
+        return {k: Tally(scores[own == k] / np.float32(_HALF), counts[own == k]) for k in wanted}
+
+    def _put_together(self) -> None:
+        new = np.concatenate([self._known.scores, *self._new])
+        counts = np.ones(len(new), np.int64)
+        counts[: len(self._known.counts)] = self._known.counts
+        scores, position = np.unique(new, return_inverse=True)
+        # as float64, exact to 2^53
+        self._known = Tally(scores, np.bincount(position, counts).astype(np.int64))
+        self._new = []
 
 
 def _bin_of(counts: NDArray[np.int64], position: int) -> tuple[int, int]:

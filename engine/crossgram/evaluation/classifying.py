@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = ["Classification", "ClassificationReport", "classify"]
 
 _BLOCK_BYTES = 32 << 20
 _TOP = (1, 5)
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,9 @@ def classify(
     names : sequence of str, optional
         What the two spaces are called.
     classes : sequence, optional
-        The labels in the order of the head's classes. By default labels that are numbers are the
-        classes, and others are in the order of their names, if there are as many as classes.
+        The labels in the order of the head's classes. By default labels that are whole numbers,
+        also as text, are the classes, and others are in the order of their names, if there are as
+        many as classes.
     fitted_on, allow_overlap, progress
         As for `verify`; an image must not have been fitted on, its class may.
 
@@ -197,24 +200,29 @@ def _classes(
             "store with labels"
         )
     labels = column.read(0, len(column))
-    if names is None and labels.dtype.kind in "iu":
-        wrong = usable & ((labels < 0) | (labels >= count))
+    told = labels[usable].tolist()
+    if names is None and all(_NUMBER.fullmatch(str(own)) for own in told):
+        true = np.array([int(own) for own in told], np.int64)
+        wrong = (true < 0) | (true >= count)
         if wrong.any():
             raise InputError(
-                f"{column.label}: holds {labels[wrong][0]}, expected classes from 0 to {count - 1}"
+                f"{column.label}: holds {true[wrong][0]}, expected classes from 0 to {count - 1}"
             )
-        return labels.astype(np.int64)
-    known = sorted(set(labels.tolist())) if names is None else list(names)
-    if len(known) != count or len(set(known)) != count:
-        raise InputError(
-            f"{column.label}: {len(set(known))} different labels for {count} classes; name the "
-            "label of each class in the head's order (--classes)"
-        )
-    place = {str(name): k for k, name in enumerate(known)}
-    unknown = [own for own in labels[usable].tolist() if str(own) not in place]
-    if unknown:
-        raise InputError(f"{column.label}: holds {unknown[0]!r}, which is no class of the head")
-    return np.array([place.get(str(own), 0) for own in labels.tolist()], np.int64)
+    else:
+        known = sorted(set(told)) if names is None else list(names)
+        if len(known) != count or len(set(known)) != count:
+            raise InputError(
+                f"{column.label}: {len(set(known))} different labels for {count} classes; name the "
+                "label of each class in the head's order (--classes)"
+            )
+        place = {str(name): k for k, name in enumerate(known)}
+        unknown = [own for own in told if str(own) not in place]
+        if unknown:
+            raise InputError(f"{column.label}: holds {unknown[0]!r}, which is no class of the head")
+        true = np.array([place[str(own)] for own in told], np.int64)
+    found = np.zeros(len(labels), np.int64)
+    found[usable] = true
+    return found
 
 
 def _blocks(

@@ -23,7 +23,7 @@ from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.source import Source, SourceLike, open_source, usable_rows
-from crossgram.verification import allowed_false_accepts, tellable
+from crossgram.verification import allowed_false_accepts, least_rate, tellable
 
 __all__ = ["Identification", "IdentificationReport", "OpenSetPoint", "identify"]
 
@@ -31,6 +31,9 @@ _RANKS = (1, 5, 10)
 _FPIRS = (1e-1, 1e-2, 1e-3)
 _NEAREST = 10
 _ROWS = 1 << 16
+_CHANCE = 0.1
+"""From which share on what a random order finds is said."""
+
 _OWN_IMAGES = (
     "probes or gallery have no ids: where the gallery has a probe's own image, the probe finds it, "
     "which flatters the figures"
@@ -137,6 +140,8 @@ class IdentificationReport:
     overlaps : tuple of Overlap
         What fit and the probes share, by the stores that were said to be fitted on, and by the
         map if it remembers it.
+    gallery_overlaps : tuple of Overlap
+        What fit and the gallery share likewise, by images only.
     notes : tuple of str
         What to know before relying on the figures.
     """
@@ -155,6 +160,7 @@ class IdentificationReport:
     seed: int
     confidence: float
     overlaps: tuple[Overlap, ...]
+    gallery_overlaps: tuple[Overlap, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -252,10 +258,14 @@ def identify(
     searched = np.flatnonzero(usable)
     maps = [] if fitted is None else [fitted]
     shared = checked_overlaps([probe], searched, fitted_on, maps, allow_overlap)
+    entries = np.flatnonzero(in_gallery)
+    enrolled_shared = checked_overlaps(
+        [enrolled], entries, fitted_on, maps, True, people_count=False
+    )
     who, people = _people(probe, enrolled, searched)
     itself = _same_images(probe, enrolled, searched)
     # but for the probe itself
-    nearest = max(1, min(nearest, int(in_gallery.sum()) - bool((itself >= 0).any())))
+    nearest = max(1, min(nearest, len(entries) - bool((itself >= 0).any())))
     rows = _rows(probe, searched)
     native_name = None if own is None else f"{called[1]} in {called[1]}"
     truth = None if again is None else f"{called[0]} in {called[0]}"
@@ -295,7 +305,8 @@ def identify(
     strangers = not mated.all()
     against = ~mated if strangers else np.ones(len(mated), bool)
     rated = tellable(fpirs, int(against.sum()))
-    measuring = _Measuring(who, against, tuple(ranks), tuple(rated), resamples, seed)
+    count = int(mated.sum())
+    measuring = _Measuring(who, against, count, tuple(ranks), tuple(rated), resamples, seed)
     reported = _reported(
         planned, found, measuring, native=native_name, truth=truth, confidence=confidence
     )
@@ -303,9 +314,9 @@ def identify(
         searches=tuple(reported),
         native=native_name,
         probes=len(searched),
-        gallery=int(in_gallery.sum()),
-        mated=int(mated.sum()),
-        left_out=int((~usable).sum() + (~in_gallery).sum()),
+        gallery=len(entries),
+        mated=count,
+        left_out=int((~usable).sum()) + enrolled.rows - len(entries),
         non_mated="strangers" if strangers else "mates left out",
         non_mated_searches=int(against.sum()),
         nearest=nearest,
@@ -314,9 +325,12 @@ def identify(
         seed=seed,
         confidence=confidence,
         overlaps=shared,
+        gallery_overlaps=enrolled_shared,
         notes=(
             *([] if probe.ids is not None and enrolled.ids is not None else [_OWN_IMAGES]),
             *_notes(fpirs, rated, int(against.sum()), strangers, fitted, shared),
+            *_fitted_gallery(enrolled_shared),
+            *_by_chance(ranks, None if again is None else nearest, len(entries)),
         ),
     )
 
@@ -392,24 +406,40 @@ def _people(
     people = np.empty(gallery.rows, np.int64)
     for start in range(0, gallery.rows, _ROWS):
         own = id_hashes(gallery.labels.read(start, min(start + _ROWS, gallery.rows)))
-        place = np.minimum(np.searchsorted(names, own), len(names) - 1)
-        people[start : start + len(own)] = np.where(names[place] == own, place, -1)
+        place, found = _places(names, own)
+        people[start : start + len(own)] = np.where(found, place, -1)
     return who.astype(np.int64), people
 
 
 def _same_images(probe: Source, gallery: Source, searched: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the gallery's row of each probe's image, by the ids; -1 where there is none."""
-    itself = np.full(len(searched), -1, np.int64)
     if probe.ids is None or gallery.ids is None:
-        return itself
-    ids = map(str, probe.ids.read(0, probe.rows)[searched].tolist())
-    row_of = {own: row for row, own in enumerate(ids)}
+        return np.full(len(searched), -1, np.int64)
+    images, which = np.unique(
+        id_hashes(probe.ids.read(0, probe.rows)[searched]), return_inverse=True
+    )
+    row_of = np.full(len(images), -1, np.int64)
     for start in range(0, gallery.rows, _ROWS):
-        values = gallery.ids.read(start, min(start + _ROWS, gallery.rows)).tolist()
-        for k, own in enumerate(map(str, values)):
-            if own in row_of:
-                itself[row_of[own]] = start + k
-    return itself
+        values = gallery.ids.read(start, min(start + _ROWS, gallery.rows))
+        place, found = _places(images, id_hashes(values))
+        row = np.flatnonzero(found)
+        for k, image in zip(row.tolist(), place[row].tolist(), strict=True):
+            if row_of[image] >= 0:
+                raise InputError(
+                    f"{gallery.label}: rows {row_of[image]} and {start + k} both have the id "
+                    f"{values[k]!r} of a probe's image, which must not find itself; give each "
+                    "image one row, or other ids"
+                )
+            row_of[image] = start + k
+    return row_of[which]
+
+
+def _places(
+    known: NDArray[np.uint64], asked: NDArray[np.uint64]
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Return where each is among the known ones, which rise, and whether it is there."""
+    place = np.minimum(np.searchsorted(known, asked), len(known) - 1)
+    return place, known[place] == asked
 
 
 @dataclass(frozen=True)
@@ -428,6 +458,7 @@ class _Planned:
 class _Measuring:
     who: NDArray[np.int64]
     against: NDArray[np.bool_]
+    mated: int
     ranks: tuple[int, ...]
     fpirs: tuple[float, ...]
     resamples: int
@@ -520,8 +551,9 @@ def _reported(
         if name == native:
             base, base_draws = result.figures(), drawn
         elif base_draws is not None:
+            # of whole searches: what is rounded once meets what somebody asks for
             kept = {
-                figure: value / base[figure]
+                figure: round(value * measuring.mated) / round(base[figure] * measuring.mated)
                 for figure, value in result.figures().items()
                 if base[figure] > 0
             }
@@ -562,6 +594,26 @@ def _tpir(fpir: float) -> str:
     return f"tpir@{fpir:.12g}"
 
 
+def _by_chance(ranks: Sequence[int], nearest: int | None, entries: int) -> Iterator[str]:
+    """Say what a random order of so few entries gives."""
+    for figure, count in (
+        *((_rank(rank), rank) for rank in ranks),
+        *([] if nearest is None else [(f"{nearest} nearest entries found", nearest)]),
+    ):
+        chance = min(1, count / entries)
+        if chance >= _CHANCE:
+            yield f"of {entries:,} entries, chance gives {100 * chance:.0f} % {figure}"
+
+
+def _fitted_gallery(overlaps: Sequence[Overlap]) -> Iterator[str]:
+    for own in overlaps:
+        if own.images:
+            yield (
+                f"{own.amount} of the gallery's images are among those that the map was fitted on: "
+                "where the probes show the same people, that flatters it"
+            )
+
+
 def _notes(
     fpirs: Sequence[float],
     rated: Sequence[float],
@@ -573,7 +625,7 @@ def _notes(
     if len(rated) < len(set(fpirs)):
         yield (
             f"{non_mated:,} non-mated searches tell false positive identification rates down to "
-            f"{1 / non_mated:.2g}; lower ones were left out"
+            f"{least_rate(non_mated)}; lower ones were left out"
         )
     if not strangers:
         yield (

@@ -189,6 +189,7 @@ class Sorted:
         self.rows = np.unique(np.append(pairs.left, pairs.right))
         self.people = len(np.unique(pairs.subject[self.rows]))
         self.genuine, self.impostor = int(pairs.same.sum()), int((~pairs.same).sum())
+        self.uneven_folds = 0 if pairs.fold is None else _of_one_kind(pairs.fold, pairs.same)
         self.fars = tellable(fars, self.impostor)
         self._pairs, self._is_listed = pairs, is_listed
         self._metric, self._tar = metric, tar
@@ -310,6 +311,12 @@ class Binned:
         if native is not None:
             own = replace(own, loss=_lost(native[0], own))
         yield own, np.empty((0, 0))
+
+
+def _of_one_kind(fold: NDArray[np.int64], same: NDArray[np.bool_]) -> int:
+    """Return how many folds have pairs of one person only, or of two only."""
+    kinds = np.unique(np.stack([fold, same]), axis=1)
+    return int((np.unique(kinds[0], return_counts=True)[1] == 1).sum())
 
 
 def _points(roc: Roc) -> tuple[CurvePoint, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,8 @@ def read_pairs(path: str | Path, ids: Sequence[Any]) -> PairList:
     Raises
     ------
     InputError
-        At the first line that is no pair; if an image is not there: a protocol leaves out none.
+        At the first line that is no pair of two images; if an image is not there: a protocol
+        leaves out none.
     """
     location = Path(path)
     kind = location.suffix.lower()
@@ -125,6 +127,11 @@ def read_pairs(path: str | Path, ids: Sequence[Any]) -> PairList:
     if all(same) or not any(same):
         raise InputError(f"{path}: has pairs of one kind only; expected same and different people")
     rows = np.array([[row_of[name] for name in side] for side in (left, right)], np.int64)
+    alike = np.flatnonzero(rows[0] == rows[1])
+    if len(alike):
+        raise InputError(
+            f"{path}: pairs {left[alike[0]]} with itself, which tells nothing; leave such pairs out"
+        )
     return PairList(
         rows[0],
         rows[1],
@@ -142,7 +149,7 @@ def _from_lfw(path: Path) -> _Named:
     left, right = ([f"{who}/{who}_{k:04d}" for who, k in side] for side in zip(*pairs, strict=True))
     same = [one[0] == other[0] for one, other in pairs]
     size = len(pairs) // sets
-    fold = None if sets == 1 else _numbered([str(k // size) for k in range(len(pairs))])
+    fold = None if sets == 1 else np.arange(len(pairs)) // size
     return left, right, same, fold
 
 
@@ -154,7 +161,7 @@ def _from_bin(path: Path) -> _Named:
 
 def _from_csv(path: Path) -> _Named:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns = reader.fieldnames or []
             if any(name not in columns for name in _COLUMNS):
@@ -178,8 +185,8 @@ def _from_csv(path: Path) -> _Named:
         same.append(own)
     fold = _folds(len(rows))
     if "fold" in columns:
-        fold = _numbered([str(row["fold"]) for row in rows])
-        if not fold.any():
+        fold = np.array([_fold(path, *numbered) for numbered in enumerate(rows, 2)], np.int64)
+        if len(np.unique(fold)) == 1:
             raise InputError(f"{path}: has one fold; expected at least two, or no column fold")
     return [row["left"] for row in rows], [row["right"] for row in rows], same, fold
 
@@ -191,9 +198,11 @@ _READERS: Mapping[str, Callable[[Path], _Named]] = {
 }
 
 
-def _numbered(names: list[str]) -> NDArray[np.int64]:
-    _, numbers = np.unique(np.array(names), return_inverse=True)
-    return numbers.astype(np.int64)
+def _fold(path: Path, number: int, row: Mapping[str, str | None]) -> int:
+    named = (row["fold"] or "").strip()
+    if not re.fullmatch(r"[0-9]{1,9}", named):
+        raise InputError(f"{path}: line {number} has the fold {named!r}; expected a whole number")
+    return int(named)
 
 
 def _folds(pairs: int) -> NDArray[np.int64] | None:

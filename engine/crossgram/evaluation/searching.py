@@ -49,9 +49,10 @@ class Search:
     mate, other : ndarray, shape (m,)
         Score of the best entry of the same person, and of another; -inf without one.
     rank : ndarray of int, shape (m,)
-        1 and how many entries of other people reach the best one of the same; 0 without one.
+        1 and how many entries of other people reach the best one of the same, or have the very
+        same embedding, whatever rounding makes of their scores; 0 without one.
     nearest : ndarray of int, shape (m, k)
-        Rows of the k best entries, the best first; of equal ones, the one that comes first.
+        Rows of the k best entries, the best first; of equal scores, the one that comes first.
     """
 
     mate: NDArray[np.float64]
@@ -91,20 +92,44 @@ def search(
     products = row_products(probes.rows, device)
     count = len(probes.rows)
     mate, other = np.full((2, count), _NO_SCORE)
+    contents = np.zeros(count, np.uint64)
     best = np.full((count, nearest), _NO_SCORE)
     rows = np.full((count, nearest), -1, np.int64)
     for start, block in _blocks(gallery, usable, probes.rows.dtype, report):
         for own, scores, is_mate in _scored(probes, products, start, block, people, usable):
-            own_mate = np.where(is_mate, scores, _NO_SCORE).max(axis=1)
-            mate[own] = np.maximum(mate[own], own_mate)
+            mates = np.where(is_mate, scores, _NO_SCORE)
+            first = mates.argmax(axis=1)
+            better = np.flatnonzero(mates[np.arange(len(mates)), first] > mate[own])
+            mate[own.start + better] = mates[better, first[better]]
+            contents[own.start + better] = _contents(block[first[better]])
             other[own] = np.maximum(other[own], np.where(is_mate, _NO_SCORE, scores).max(axis=1))
             best[own], rows[own] = _merged(best[own], rows[own], scores, start)
     rank = np.where(mate > _NO_SCORE, 1, 0)
+    # two sums of the same products in other orders differ by at most this: each is within d u of
+    # the exact one, u = eps / 2 (Higham 2002, section 3.1), rows being of length 1
+    margin = gallery.dim * np.finfo(probes.rows.dtype).eps
     for start, block in _blocks(gallery, usable, probes.rows.dtype, report):
         for own, scores, is_mate in _scored(probes, products, start, block, people, usable):
-            reaching = (scores >= mate[own, None]) & ~is_mate & (scores > _NO_SCORE)
-            rank[own] += np.where(rank[own] > 0, reaching.sum(axis=1), 0)
+            near = (scores >= (mate[own, None] - margin)) & ~is_mate & (scores > _NO_SCORE)
+            near[rank[own] == 0] = False
+            probe, entry = np.nonzero(near)
+            theirs = _contents(block) if len(probe) else contents
+            probe += own.start
+            reaching = scores[near] >= mate[probe]
+            reaching |= theirs[entry] == contents[probe]
+            rank += np.bincount(probe[reaching], minlength=count)
     return Search(mate, other, rank, rows)
+
+
+def _contents(rows: NDArray[np.floating]) -> NDArray[np.uint64]:
+    """Return a number for each row, the same for the same numbers in it."""
+    # plus 0, so that -0 becomes 0
+    words = np.ascontiguousarray(rows + 0).view(np.uint32).astype(np.uint64)
+    factors = np.random.default_rng(0).integers(1 << 63, size=words.shape[1], dtype=np.uint64)
+    numbers: NDArray[np.uint64] = (words * (2 * factors + np.uint64(1))).sum(
+        axis=1, dtype=np.uint64
+    )
+    return numbers
 
 
 def _blocks(

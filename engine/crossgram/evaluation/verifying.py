@@ -36,7 +36,7 @@ from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.source import Source, SourceLike, first_column, usable_rows
-from crossgram.verification import TAR_MODES, allowed_false_accepts
+from crossgram.verification import TAR_MODES, allowed_false_accepts, least_rate
 
 __all__ = ["FARS", "VerificationReport", "verify", "verify_spaces"]
 
@@ -492,10 +492,16 @@ def _notes(
 ) -> Iterator[str]:
     if isinstance(chosen, Binned):
         yield "too many pairs to be drawn anew: without intervals, and the area to about 1e-5"
+    elif chosen.uneven_folds:
+        yield (
+            f"folds with pairs of one kind only: {chosen.uneven_folds}; the accuracy over folds is "
+            "meant for folds with as many pairs of one person as of two: mix the list, or name "
+            "folds in it"
+        )
     if len(chosen.fars) < len(set(fars)):
         yield (
             f"{chosen.impostor:,} impostor pairs tell false accept rates down to "
-            f"{1 / chosen.impostor:.2g}; lower ones were left out"
+            f"{least_rate(chosen.impostor)}; lower ones were left out"
         )
     few = [far for far in chosen.fars if far * chosen.impostor < _FEW_FALSE_ACCEPTS]
     if few:

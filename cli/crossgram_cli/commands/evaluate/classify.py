@@ -36,7 +36,7 @@ __all__ = ["classify"]
     "classes_file",
     type=click.Path(),
     help="A text file with the label of each class, a line each, in the head's order. By default "
-    "labels that are numbers are the classes, and others are in the order of their names.",
+    "labels that are whole numbers are the classes, and others are in the order of their names.",
 )
 @names_option
 @split_options

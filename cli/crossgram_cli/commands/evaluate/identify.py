@@ -14,7 +14,7 @@ from crossgram_cli.commands.evaluate.options import (
     names_option,
     split_options,
 )
-from crossgram_cli.options import with_options
+from crossgram_cli.options import FiniteRange, with_options
 from crossgram_cli.shared import computes, emit, progress_bar
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _search_options(native_needed: bool) -> Callable[[_Command], _Command]:
         click.option(
             "--fpir",
             "fpirs",
-            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            type=FiniteRange(0, 1, min_open=True, max_open=True),
             multiple=True,
             default=_FPIRS,
             show_default="1e-1 to 1e-3",
@@ -119,7 +119,7 @@ def identify(as_json: bool, **options: Any) -> None:
 @click.option(
     "--min",
     "least",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     required=True,
     help="Share of the native search's figure that must be kept, such as 0.98.",
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from crossgram_cli.options import with_options
+from crossgram_cli.options import FiniteRange, with_options
 
 if TYPE_CHECKING:
     from crossgram.evaluation import IdentificationReport, Interval, VerificationReport
@@ -28,7 +28,7 @@ _FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 fars_option = click.option(
     "--far",
     "fars",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     multiple=True,
     default=_FARS,
     show_default="1e-1 to 1e-6",
@@ -74,7 +74,7 @@ def interval_options(command: _Command) -> _Command:
         ),
         click.option(
             "--confidence",
-            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            type=FiniteRange(0, 1, min_open=True, max_open=True),
             default=0.95,
             show_default=True,
             help="Of the intervals.",
