@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossgram_cli.cluster import cluster, cluster_options
-from crossgram_cli.options import FiniteRange, normalize_only_option, row_options
+from crossgram_cli.options import normalize_only_option, row_options
 from crossgram_cli.shared import (
     check_reports,
     computes,
@@ -53,7 +53,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> l
 )
 @click.option(
     "--held-out",
-    type=FiniteRange(),
+    type=float,
     default=0.2,
     show_default=True,
     help="Share of the labels (people) that are held out; without labels, of the ids or else rows.",
