@@ -77,21 +77,20 @@ def test_a_search_finds_what_sorting_finds(block_bytes: int, drawn: tuple[np.nda
         assert found.nearest[k].tolist() == nearest + [-1] * (3 - len(nearest))
 
 
-@pytest.mark.parametrize("dim", [3, 127, 512])
+@pytest.mark.parametrize("dim", [64, 127, 512])
+@pytest.mark.parametrize("block", [13, 101])
 def test_the_same_embedding_ties_wherever_it_stands(
-    dim: int, monkeypatch: pytest.MonkeyPatch
+    dim: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # blocks of other sizes, in which products are summed up in other orders
-    monkeypatch.setattr(searching, "_GALLERY_BYTES", 8 * dim * 7)
+    monkeypatch.setattr(searching, "_GALLERY_BYTES", 8 * dim * block)
     rng = np.random.default_rng(dim)
-    rows = rng.normal(size=(40, dim))
+    rows = rng.normal(size=(102, dim))
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    # everybody's entry is one embedding, and all probes are another
-    entries = np.tile(rows[:1], (40, 1))
-    people = np.arange(40)
-    probes = Probes(np.tile(rows[1:2], (40, 1)), people, np.full(40, -1))
-    found = search(probes, open_source(entries), people, np.ones(40, bool), 1)
-    assert found.rank.tolist() == [40] * 40
+    # one embedding for everybody, whose products are summed up in other orders at other places
+    entries, people = np.tile(rows[:1], (101, 1)), np.arange(101)
+    probes = Probes(rows[1:], people, np.full(101, -1))
+    found = search(probes, open_source(entries), people, np.ones(101, bool), 1)
+    assert found.rank.tolist() == [101] * 101
 
 
 def angle(degrees: float) -> list[float]:
