@@ -47,7 +47,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--mean",
-    type=FiniteRange(),
+    type=float,
     default=0.0,
     show_default=True,
     help="Added to every column of a, whose standard deviations are about 1.",

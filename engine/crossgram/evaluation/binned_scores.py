@@ -161,7 +161,8 @@ def score_all_pairs(
     """
     order = np.argsort(person, kind="stable")
     # scaled to bins, which is exact
-    scaled = probes[order] * np.float32(_HALF)
+    scaled = probes[order]
+    scaled *= np.float32(_HALF)
     pairs = _Pairs(scaled, references[order], person[order], ordered)
     genuine, impostor = np.zeros((2, _BINS), np.int64)
     for own_genuine, own_impostor, count in pairs.over(_counted, threads):

@@ -293,7 +293,7 @@ def identify(
 
     found = {}
     for each in planned:
-        unit = prepared(each.rows, "cosine", each.name).astype(each.rows.dtype)
+        unit = prepared(each.rows, "cosine", each.name, each.rows.dtype)
         wanted = Probes(unit, who, itself)
         found[each.name] = search(wanted, each.gallery, people, in_gallery, nearest, report, where)
     mated = next(iter(found.values())).rank > 0

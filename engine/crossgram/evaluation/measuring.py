@@ -132,7 +132,7 @@ class Comparison:
     ----------
     name, kind, source, target : str
         As `Verification` has them.
-    probes, references : ndarray, shapes (n, d), float64
+    probes, references : ndarray, shapes (n, d), floating
         As the metric takes them; the same object within a space.
     native : str or None
         The comparison within the references' space.
@@ -142,8 +142,8 @@ class Comparison:
     kind: str
     source: str
     target: str
-    probes: NDArray[np.float64]
-    references: NDArray[np.float64]
+    probes: NDArray[np.floating]
+    references: NDArray[np.floating]
     native: str | None
 
 
@@ -282,8 +282,8 @@ class Binned:
     ) -> Iterator[Measured]:
         """Yield the figures; nothing is drawn."""
         across = comparison.probes is not comparison.references
-        probes = comparison.probes[self.rows].astype(np.float32)
-        references = comparison.references[self.rows].astype(np.float32) if across else probes
+        probes = self._used(comparison.probes)
+        references = self._used(comparison.references) if across else probes
         scores = score_all_pairs(
             probes,
             references,
@@ -311,6 +311,10 @@ class Binned:
         if native is not None:
             own = replace(own, loss=_lost(native[0], own))
         yield own, np.empty((0, 0))
+
+    def _used(self, rows: NDArray[np.floating]) -> NDArray[np.float32]:
+        kept = rows if len(self.rows) == len(rows) else rows[self.rows]
+        return kept.astype(np.float32, copy=False)
 
 
 def _of_one_kind(fold: NDArray[np.int64], same: NDArray[np.bool_]) -> int:

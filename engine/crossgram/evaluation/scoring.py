@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from crossgram.errors import NonFiniteError
 from crossgram.kernels.numpy import unit_rows
@@ -13,41 +14,66 @@ from crossgram.kernels.numpy import unit_rows
 __all__ = ["METRICS", "as_wide", "prepared", "scores_of"]
 
 _BLOCK_PAIRS = 8192
+_BLOCK_ROWS = 8192
 
 
-def _cosine(probes: NDArray[np.float64], references: NDArray[np.float64]) -> NDArray[np.float64]:
-    cosines: NDArray[np.float64] = np.einsum("ij,ij->i", probes, references)
+_Metric = Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.floating]]
+
+
+def _cosine(probes: NDArray[np.floating], references: NDArray[np.floating]) -> NDArray[np.floating]:
+    cosines: NDArray[np.floating] = np.einsum("ij,ij->i", probes, references)
     return cosines
 
 
-def _euclidean(probes: NDArray[np.float64], references: NDArray[np.float64]) -> NDArray[np.float64]:
+def _euclidean(
+    probes: NDArray[np.floating], references: NDArray[np.floating]
+) -> NDArray[np.floating]:
     difference = probes - references
-    distances: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
+    distances: NDArray[np.floating] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
     return -distances
 
 
-METRICS: Mapping[str, Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]] = {
+METRICS: Mapping[str, _Metric] = {
     "cosine": _cosine,
     "euclidean": _euclidean,
 }
 """Similarities by name: the cosine, and the Euclidean distance with a minus sign."""
 
 
-def prepared(rows: NDArray[np.floating], metric: str, name: str) -> NDArray[np.float64]:
-    """Return rows as a metric takes them, float64: of length 1 for the cosine.
+def prepared(
+    rows: NDArray[np.floating],
+    metric: str,
+    name: str,
+    dtype: DTypeLike = np.float64,
+) -> NDArray[Any]:
+    """Return rows as a metric takes them: of length 1 for the cosine.
+
+    Parameters
+    ----------
+    rows : ndarray, shape (n, d), floating
+        Embeddings.
+    metric : {"cosine", "euclidean"}
+        Which similarity.
+    name : str
+        Whose they are, for messages.
+    dtype : dtype
+        To round to in the end.
 
     Raises
     ------
     NonFiniteError
         If a row has no direction, or is not finite.
     """
-    ready = unit_rows(rows) if metric == "cosine" else rows.astype(np.float64)
-    finite = np.isfinite(ready).all(axis=1)
-    if not finite.all():
-        raise NonFiniteError(
-            f"{name}: row {int(np.argmin(finite))} is zero or holds NaN or infinity and cannot be "
-            "compared; mend it"
-        )
+    ready = np.empty(rows.shape, dtype)
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        own = slice(start, start + _BLOCK_ROWS)
+        ready[own] = unit_rows(rows[own]) if metric == "cosine" else rows[own]
+        finite = np.isfinite(ready[own]).all(axis=1)
+        if not finite.all():
+            raise NonFiniteError(
+                f"{name}: row {start + int(np.argmin(finite))} is zero or holds NaN or infinity "
+                "and cannot be compared; mend it"
+            )
     return ready
 
 
@@ -60,8 +86,8 @@ def as_wide(rows: NDArray[np.floating], dim: int) -> NDArray[np.floating]:
 
 
 def scores_of(
-    probes: NDArray[np.float64],
-    references: NDArray[np.float64],
+    probes: NDArray[np.floating],
+    references: NDArray[np.floating],
     left: NDArray[np.int64],
     right: NDArray[np.int64],
     metric: str,
@@ -70,7 +96,7 @@ def scores_of(
 
     Parameters
     ----------
-    probes, references : ndarray, shapes (n, d), float64
+    probes, references : ndarray, shapes (n, d), floating
         As `prepared` returns them.
     left, right : ndarray of int, shape (m,)
         Rows of the probes, and of the references.
@@ -78,7 +104,7 @@ def scores_of(
         Which similarity.
     """
     score = METRICS[metric]
-    return np.concatenate(
+    scores: NDArray[np.float64] = np.concatenate(
         [
             score(probes[left[own]], references[right[own]])
             for own in (
@@ -86,3 +112,4 @@ def scores_of(
             )
         ]
     )
+    return scores

@@ -144,7 +144,7 @@ def _blocks(
         block = np.empty((stop - start, gallery.dim), gallery.dtype)
         gallery.read(start, block)
         block[~usable[start:stop]] = 1
-        yield start, prepared(block, "cosine", gallery.label).astype(dtype)
+        yield start, prepared(block, "cosine", gallery.label, dtype)
         report(stop - start)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from crossgram.accumulation import open_spaces
 from crossgram.errors import InputError
@@ -264,7 +264,9 @@ def verify_spaces(
         for (i, j), one in maps.items()
     }
     shared = checked_overlaps(sources, images, fitted_on, list(loaded.values()), allow_overlap)
-    met = _Meeting(sources, called, loaded, usable, _ready(metric, pooled))
+    # scores of so many pairs are counted in float32
+    dtype = np.float32 if isinstance(chosen, Binned) else np.float64
+    met = _Meeting(sources, called, loaded, usable, _ready(metric, pooled, dtype))
     drawing = Drawing(0 if isinstance(chosen, Binned) else resamples, confidence, seed)
     total = len(sources) ** 2 + 2 * len(loaded)
     found: list[Verification] = []
@@ -418,15 +420,15 @@ def _templates(
     return read
 
 
-_Ready = Callable[[NDArray[np.floating], str], NDArray[np.float64]]
+_Ready = Callable[[NDArray[np.floating], str], NDArray[np.floating]]
 
 
-def _ready(metric: str, templates: Templates | None) -> _Ready:
+def _ready(metric: str, templates: Templates | None, dtype: DTypeLike) -> _Ready:
     """Return what makes of the embeddings of all images the rows that are compared."""
 
-    def ready(rows: NDArray[np.floating], name: str) -> NDArray[np.float64]:
+    def ready(rows: NDArray[np.floating], name: str) -> NDArray[np.floating]:
         if templates is None:
-            return prepared(rows, metric, name)
+            return prepared(rows, metric, name, dtype)
         return prepared(templates.pool(rows, name), metric, f"templates of {name}")
 
     return ready
@@ -468,6 +470,8 @@ class _Meeting:
                     mapped,
                     native,
                 )
+                # as large as a store
+                del mapped
             called = f"{other} unmapped with {name}"
             cut = as_wide(rows, own.shape[1])
             if not cut.any(axis=1).all():
