@@ -23,7 +23,7 @@ from crossgram.merge_tree import MergeTree, merge_folds
 from crossgram.pairing import check_ids
 from crossgram.plan import Segment
 from crossgram.segment_sums import Accumulating, Sums, Work, add_block
-from crossgram.source import Source, open_source
+from crossgram.source import Source, address_of, open_source
 from crossgram.stream import Slot, StreamFailure, make_ring, read_blocks
 
 __all__ = ["Apart", "KeptTree", "sums_on_cluster"]
@@ -127,16 +127,7 @@ def sums_on_cluster(
     RunError
         If workers die of a task, or the cluster is lost.
     """
-    for source in sources:
-        if source.address is None and source.blocks is None:
-            where = "lies in this process"
-            if source.origin is not None:
-                where = "is in another order, and was joined in temporary files of this machine"
-            raise InputError(
-                f"{source.label}: {where}, where no worker sees it; write it to a store that they "
-                "see, or give a Dask array"
-            )
-    addresses = tuple(source.address for source in sources)
+    addresses = tuple(None if own.blocks is not None else address_of(own) for own in sources)
     paths = [own for own in addresses if own is not None]
     check_workers(client, paths, work.plan.planned_memory_bytes)
     job = _Job(uuid.uuid4().hex, work, addresses, apart.folds, apart.by)

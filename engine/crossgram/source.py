@@ -27,6 +27,7 @@ __all__ = [
     "MAX_COLUMNS",
     "Source",
     "SourceLike",
+    "address_of",
     "check_matrix",
     "check_npy_size",
     "computed_by",
@@ -94,6 +95,25 @@ class Source:
     def row_numbers(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return what messages call the rows `start` to `stop`."""
         return np.arange(start, stop) if self.origin is None else self.origin[start:stop]
+
+
+def address_of(source: Source) -> str:
+    """Return what a worker of a cluster opens a source by.
+
+    Raises
+    ------
+    InputError
+        If it is in this process only.
+    """
+    if source.address is not None:
+        return source.address
+    where = "lies in this process"
+    if source.origin is not None:
+        where = "is in another order, and was joined in temporary files of this machine"
+    raise InputError(
+        f"{source.label}: {where}, where no worker sees it; write it to a store that they see, or "
+        "give a Dask array where rows are summed up"
+    )
 
 
 def open_source(given: SourceLike, name: str = "array") -> Source:

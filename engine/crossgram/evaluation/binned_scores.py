@@ -16,16 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.blas_threads import one_blas_thread
+from crossgram.cluster import over_workers
 from crossgram.errors import InputError, RunError
 from crossgram.verification import OperatingPoint, Roc, allowed_false_accepts, equal_error_of
 
-__all__ = ["BinnedScores", "score_all_pairs"]
+__all__ = ["TILE_BYTES", "BinnedScores", "score_all_pairs"]
 
 _HALF = 1 << 15
 """Bins of scores above 0, and of those below: a power of two, so that to scale is exact."""
 
 _BINS = 2 * _HALF + 2
 _BLOCK = 1024
+_TASK_TILES = 16
+"""Blocks that a worker of a cluster scores in one task."""
+
+TILE_BYTES = 24 * _BLOCK**2 + 4 * _TASK_TILES * _BLOCK**2
+"""That a task holds at most, beside the rows: a block's scores and bins, and collected scores."""
 
 
 _FEW = 1 << 20
@@ -134,6 +140,7 @@ def score_all_pairs(
     ordered: bool,
     threads: int,
     report: Callable[[int], None] = lambda pairs: None,
+    client: Any = None,
 ) -> BinnedScores:
     """Score every pair of different images, in constant memory beside the rows.
 
@@ -150,7 +157,10 @@ def score_all_pairs(
     threads : int
         Blocks to score side by side.
     report : callable
-        Called with the number of pairs of each block, in each of the two passes.
+        Called with the number of pairs of each block, or of some blocks on a cluster, in each of
+        the two passes.
+    client : distributed.Client, optional
+        Of a cluster whose workers score the blocks; each holds all rows.
 
     Raises
     ------
@@ -165,7 +175,7 @@ def score_all_pairs(
     scaled *= np.float32(_HALF)
     pairs = _Pairs(scaled, references[order], person[order], ordered)
     genuine, impostor = np.zeros((2, _BINS), np.int64)
-    for own_genuine, own_impostor, count in pairs.over(_counted, threads):
+    for own_genuine, own_impostor, count in pairs.over(_Counting(), threads, client):
         genuine += own_genuine
         impostor += own_impostor
         report(count)
@@ -179,10 +189,7 @@ def score_all_pairs(
     is_wanted[list(wanted)] = True
     found = _Collected(), _Collected()
 
-    def collected(block: _Block) -> _Result:
-        return _collected(block, is_wanted)
-
-    for own_genuine, own_impostor, count in pairs.over(collected, threads):
+    for own_genuine, own_impostor, count in pairs.over(_Collecting(is_wanted), threads, client):
         for side, scores in zip(found, (own_genuine, own_impostor), strict=True):
             side.add(scores)
         report(count)
@@ -208,27 +215,33 @@ _Result = tuple[NDArray[Any], NDArray[Any], int]
 
 @dataclass(frozen=True)
 class _Pairs:
+    """Scaled probes and references, sorted by person."""
+
     probes: NDArray[np.float32]
     references: NDArray[np.float32]
     person: NDArray[np.int64]
     ordered: bool
 
-    def over(self, work: Callable[[_Block], _Result], threads: int) -> Iterator[_Result]:
-        """Yield what `work` gives for each block, in order; a few blocks run ahead."""
+    def over(self, work: _Work, threads: int, client: Any) -> Iterator[_Result]:
+        """Yield what `work` gives for all blocks; a few run ahead."""
         tiles = [
             (i, j)
             for i in range(0, len(self.person), _BLOCK)
             for j in range(0 if self.ordered else i, len(self.person), _BLOCK)
         ]
+        if client is not None:
+            tasks = (tiles[k : k + _TASK_TILES] for k in range(0, len(tiles), _TASK_TILES))
+            yield from over_workers(client, _of_tiles, tasks, (self, work), large=True)
+            return
 
         def run(tile: tuple[int, int]) -> _Result:
-            return work(self._block(*tile))
+            return work.of(self.block(*tile))
 
         with one_blas_thread(), ThreadPoolExecutor(threads, "crossgram-pairs") as pool:
             for first in range(0, len(tiles), 16 * threads):
                 yield from pool.map(run, tiles[first : first + 16 * threads])
 
-    def _block(self, i: int, j: int) -> _Block:
+    def block(self, i: int, j: int) -> _Block:
         rows, columns = slice(i, i + _BLOCK), slice(j, j + _BLOCK)
         scores = self.probes[rows] @ self.references[columns].T
         left, right = self.person[rows], self.person[columns]
@@ -241,6 +254,14 @@ class _Pairs:
             if not self.ordered:
                 counted = np.triu(counted)
         return _Block(scores, genuine, counted)
+
+
+def _of_tiles(tiles: Sequence[tuple[int, int]], shared: tuple[_Pairs, _Work]) -> _Result:
+    pairs, work = shared
+    with one_blas_thread():
+        found = [work.of(pairs.block(*tile)) for tile in tiles]
+    genuine, impostor, counts = zip(*found, strict=True)
+    return work.joined(genuine), work.joined(impostor), sum(counts)
 
 
 def _bins(scores: NDArray[np.float32]) -> NDArray[np.intp]:
@@ -260,19 +281,38 @@ def _split(block: _Block, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[A
     return values[:0, 0], values.ravel()
 
 
-def _counted(block: _Block) -> _Result:
-    genuine, impostor = _split(block, _bins(block.scores))
-    return (
-        np.bincount(genuine, minlength=_BINS),
-        np.bincount(impostor, minlength=_BINS),
-        len(genuine) + len(impostor),
-    )
+class _Counting:
+    """Counts scores in all bins."""
+
+    def of(self, block: _Block) -> _Result:
+        genuine, impostor = _split(block, _bins(block.scores))
+        return (
+            np.bincount(genuine, minlength=_BINS),
+            np.bincount(impostor, minlength=_BINS),
+            len(genuine) + len(impostor),
+        )
+
+    def joined(self, found: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        counts: NDArray[Any] = np.sum(found, axis=0)
+        return counts
 
 
-def _collected(block: _Block, is_wanted: NDArray[np.bool_]) -> _Result:
-    genuine, impostor = _split(block, block.scores)
-    kept = [side[is_wanted[_bins(side)]] for side in (genuine, impostor)]
-    return kept[0], kept[1], len(genuine) + len(impostor)
+@dataclass(frozen=True)
+class _Collecting:
+    """Gives the scores of some bins."""
+
+    is_wanted: NDArray[np.bool_]
+
+    def of(self, block: _Block) -> _Result:
+        genuine, impostor = _split(block, block.scores)
+        kept = [side[self.is_wanted[_bins(side)]] for side in (genuine, impostor)]
+        return kept[0], kept[1], len(genuine) + len(impostor)
+
+    def joined(self, found: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate(found)
+
+
+_Work = _Counting | _Collecting
 
 
 class _Collected:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.accumulation import open_spaces
+from crossgram.cluster import check_workers, over_workers
 from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
 from crossgram.evaluation.maps import loaded_map
 from crossgram.evaluation.scoring import as_wide
@@ -20,11 +21,13 @@ from crossgram.heads import ClassifierHead, in_top_k
 from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids
 from crossgram.progress import Progress, ProgressCallback, ignore
-from crossgram.source import Source, SourceLike, first_column, usable_rows
+from crossgram.source import Source, SourceLike, address_of, first_column, open_source, usable_rows
 
 __all__ = ["Classification", "ClassificationReport", "classify"]
 
 _BLOCK_BYTES = 32 << 20
+_TASK_BLOCKS = 6
+"""Of the size of a block, that a task holds for each source: rows, copies, logits."""
 _TOP = (1, 5)
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 
@@ -100,6 +103,7 @@ def classify(
     classes: Sequence[Any] | None = None,
     fitted_on: Sequence[SourceLike] = (),
     allow_overlap: bool = False,
+    client: Any = None,
     progress: ProgressCallback = ignore,
 ) -> ClassificationReport:
     """Classify embeddings by the target's head: its own ones, mapped ones, and unmapped ones.
@@ -120,6 +124,8 @@ def classify(
         The labels in the order of the head's classes. By default labels that are whole numbers,
         also as text, are the classes, and others are in the order of their names, if there are as
         many as classes.
+    client : distributed.Client, optional
+        Of a Dask cluster whose workers read the embeddings; the figures are the same.
     fitted_on, allow_overlap, progress
         As for `verify`; an image must not have been fitted on, its class may.
 
@@ -160,15 +166,14 @@ def classify(
     shared = checked_overlaps(
         sources, np.flatnonzero(usable), fitted_on, maps, allow_overlap, people_count=False
     )
+    job = _Job(tuple(sources), tuple(called), own_head, fitted, other_head)
     counts: dict[_Ends, _Count] = {}
-    for start, blocks in _blocks(sources, usable, progress):
-        truth = true[start : start + len(blocks[0])][usable[start : start + len(blocks[0])]]
-        kept = [block[usable[start : start + len(block)]] for block in blocks]
-        if not len(truth):
-            continue
-        native = own_head.logits(kept[1])
-        for ends, logits in _logits(kept, called, native, own_head, fitted, other_head):
-            counts.setdefault(ends, _Count()).add(logits, truth, native)
+    done = 0
+    for own, rows in _over_parts(job, _parts(sources, true, usable), client):
+        for ends, count in own.items():
+            counts.setdefault(ends, _Count()).add(count)
+        done += rows
+        progress(Progress("classify", done, sources[0].rows, 0))
     found = _found(counts)
     return ClassificationReport(
         classifications=tuple(found),
@@ -225,45 +230,6 @@ def _classes(
     return found
 
 
-def _blocks(
-    sources: Sequence[Source], usable: NDArray[np.bool_], progress: ProgressCallback
-) -> Iterator[tuple[int, list[NDArray[np.floating]]]]:
-    rows = sources[0].rows
-    size = max(1, _BLOCK_BYTES // (8 * max(source.dim for source in sources)))
-    for start in range(0, rows, size):
-        stop = min(start + size, rows)
-        blocks = []
-        for source in sources:
-            block = np.empty((stop - start, source.dim), source.dtype)
-            source.read(start, block)
-            finite = np.isfinite(block).all(axis=1) | ~usable[start:stop]
-            if not finite.all():
-                raise NonFiniteError(
-                    f"{source.label}: row {start + int(np.argmin(finite))} holds NaN or infinity; "
-                    "mend it"
-                )
-            blocks.append(block)
-        yield start, blocks
-        progress(Progress("classify", stop, rows, 0))
-
-
-def _logits(
-    rows: Sequence[NDArray[np.floating]],
-    names: Sequence[str],
-    native: NDArray[np.float64],
-    head: ClassifierHead,
-    fitted: LinearMap | None,
-    source_head: ClassifierHead | None,
-) -> Iterator[tuple[_Ends, NDArray[np.float64]]]:
-    a, b = names
-    yield ("native", b, b), native
-    if fitted is not None:
-        yield ("mapped", a, b), head.logits(fitted.apply(rows[0]))
-    if source_head is not None:
-        yield ("native", a, a), source_head.logits(rows[0])
-    yield ("unmapped", a, b), head.logits(as_wide(rows[0], head.dim))
-
-
 _Ends = tuple[str, str, str]
 """Kind, source and target of a classification."""
 
@@ -274,20 +240,104 @@ _CALLED = {
 }
 
 
+@dataclass
 class _Count:
-    def __init__(self) -> None:
-        self.images = 0
-        self.right = dict.fromkeys(_TOP, 0)
-        self.agreeing = 0
+    """Of images: how many, with the true class among so many first, and like the target's own."""
 
-    def add(
-        self, logits: NDArray[np.float64], true: NDArray[np.int64], native: NDArray[np.float64]
-    ) -> None:
-        self.images += len(true)
-        for k in _TOP:
-            within = in_top_k(logits, true, min(k, logits.shape[1]))
-            self.right[k] += int(within.sum())
-        self.agreeing += int((logits.argmax(axis=1) == native.argmax(axis=1)).sum())
+    images: int = 0
+    right: dict[int, int] = field(default_factory=lambda: dict.fromkeys(_TOP, 0))
+    agreeing: int = 0
+
+    @classmethod
+    def of(
+        cls, logits: NDArray[np.float64], true: NDArray[np.int64], native: NDArray[np.float64]
+    ) -> _Count:
+        within = {k: in_top_k(logits, true, min(k, logits.shape[1])) for k in _TOP}
+        agreeing = logits.argmax(axis=1) == native.argmax(axis=1)
+        return cls(len(true), {k: int(own.sum()) for k, own in within.items()}, int(agreeing.sum()))
+
+    def add(self, other: _Count) -> None:
+        self.images += other.images
+        self.agreeing += other.agreeing
+        for k, count in other.right.items():
+            self.right[k] += count
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all parts have in common; sources are addresses for a worker."""
+
+    sources: tuple[Source | str, ...]
+    names: tuple[str, ...]
+    head: ClassifierHead
+    fitted: LinearMap | None
+    source_head: ClassifierHead | None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some rows, from `start` on."""
+
+    start: int
+    true: NDArray[np.int64]
+    usable: NDArray[np.bool_]
+
+
+def _parts(
+    sources: Sequence[Source], true: NDArray[np.int64], usable: NDArray[np.bool_]
+) -> Iterator[_Part]:
+    size = max(1, _BLOCK_BYTES // (8 * max(source.dim for source in sources)))
+    for start in range(0, len(true), size):
+        yield _Part(start, true[start : start + size], usable[start : start + size])
+
+
+def _over_parts(
+    job: _Job, parts: Iterator[_Part], client: Any
+) -> Iterator[tuple[dict[_Ends, _Count], int]]:
+    if client is None:
+        for part in parts:
+            yield _counted(part, job)
+        return
+    sources = [own for own in job.sources if isinstance(own, Source)]
+    addresses = tuple(map(address_of, sources))
+    check_workers(client, addresses, _TASK_BLOCKS * len(sources) * _BLOCK_BYTES)
+    yield from over_workers(client, _counted, parts, replace(job, sources=addresses), large=True)
+
+
+def _counted(part: _Part, job: _Job) -> tuple[dict[_Ends, _Count], int]:
+    """Count the rows of a part, and say how many there are, with those that are left out."""
+    rows = [_read(own, part) for own in job.sources]
+    true = part.true[part.usable]
+    if not len(true):
+        return {}, len(part.true)
+    native = job.head.logits(rows[1])
+    counts = {ends: _Count.of(logits, true, native) for ends, logits in _logits(rows, native, job)}
+    return counts, len(part.true)
+
+
+def _read(given: Source | str, part: _Part) -> NDArray[np.floating]:
+    source = open_source(given)
+    block = np.empty((len(part.usable), source.dim), source.dtype)
+    source.read(part.start, block)
+    finite = np.isfinite(block).all(axis=1) | ~part.usable
+    if not finite.all():
+        raise NonFiniteError(
+            f"{source.label}: row {part.start + int(np.argmin(finite))} holds NaN or infinity; "
+            "mend it"
+        )
+    return block[part.usable]
+
+
+def _logits(
+    rows: Sequence[NDArray[np.floating]], native: NDArray[np.float64], job: _Job
+) -> Iterator[tuple[_Ends, NDArray[np.float64]]]:
+    a, b = job.names
+    yield ("native", b, b), native
+    if job.fitted is not None:
+        yield ("mapped", a, b), job.head.logits(job.fitted.apply(rows[0]))
+    if job.source_head is not None:
+        yield ("native", a, a), job.source_head.logits(rows[0])
+    yield ("unmapped", a, b), job.head.logits(as_wide(rows[0], job.head.dim))
 
 
 def _found(counts: dict[_Ends, _Count]) -> Iterator[Classification]:

@@ -11,18 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.accumulation import open_spaces
-from crossgram.devices import check_device
+from crossgram.cluster import check_workers
+from crossgram.devices import check_device, check_device_name
 from crossgram.errors import InputError, WidthMismatchError
 from crossgram.evaluation.maps import loaded_map
 from crossgram.evaluation.resampling import Interval, check_draws, intervals
 from crossgram.evaluation.scoring import as_wide, prepared
-from crossgram.evaluation.searching import Probes, Search, search
+from crossgram.evaluation.searching import Probes, Search, search, task_bytes
 from crossgram.evaluation.splits import Overlap, checked_overlaps, split_notes
 from crossgram.fingerprint import id_hashes
 from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids
 from crossgram.progress import Progress, ProgressCallback, ignore
-from crossgram.source import Source, SourceLike, open_source, usable_rows
+from crossgram.source import Source, SourceLike, address_of, open_source, usable_rows
 from crossgram.verification import allowed_false_accepts, least_rate, tellable
 
 __all__ = ["Identification", "IdentificationReport", "OpenSetPoint", "identify"]
@@ -184,6 +185,7 @@ def identify(
     fpirs: Sequence[float] = _FPIRS,
     nearest: int = _NEAREST,
     device: str = "auto",
+    client: Any = None,
     resamples: int = 200,
     confidence: float = 0.95,
     seed: int = 0,
@@ -217,6 +219,9 @@ def identify(
     device : {"auto", "cpu", "cuda", "cuda:1", ...}
         Where cosines are computed; auto takes a GPU where there is one. The rest is done on the
         processor.
+    client : distributed.Client, optional
+        Of a Dask cluster whose workers read the galleries, and each hold all probes; the figures
+        are the same.
     resamples, confidence, seed, fitted_on, allow_overlap, progress
         As for `verify`.
 
@@ -246,7 +251,8 @@ def identify(
     succeeds if the mate comes first and is above it.
     """
     _check(ranks, fpirs, nearest, resamples, confidence)
-    where = check_device(device)
+    where = check_device(device) if client is None else device
+    check_device_name(device)
     (probe, enrolled), called = open_spaces([probes, gallery], names)
     own = _twin("native", probe, native, enrolled.dim)
     again = _twin("reembedded", enrolled, reembedded, probe.dim)
@@ -284,6 +290,9 @@ def identify(
     # of rows whose numbers are all cut off, there is nothing to search for
     if fitted is None or cut.any(axis=1).all():
         planned.append(_Planned(name, "unmapped", here, there, cut, enrolled))
+    if client is not None:
+        galleries = {address_of(each.gallery) for each in planned}
+        check_workers(client, sorted(galleries), task_bytes(rows, enrolled.dim, nearest))
     total, done = 2 * len(planned) * enrolled.rows, 0
 
     def report(count: int) -> None:
@@ -295,7 +304,9 @@ def identify(
     for each in planned:
         unit = prepared(each.rows, "cosine", each.name, each.rows.dtype)
         wanted = Probes(unit, who, itself)
-        found[each.name] = search(wanted, each.gallery, people, in_gallery, nearest, report, where)
+        found[each.name] = search(
+            wanted, each.gallery, people, in_gallery, nearest, report, where, client
+        )
     mated = next(iter(found.values())).rank > 0
     if not mated.any():
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -263,9 +264,14 @@ class Binned:
         Rows that have an embedding; the others are in no pair.
     fars : sequence of float
         False accept rates; those that there are too few pairs for are left out.
+    client : distributed.Client or None
+        Of a cluster whose workers score the pairs.
     """
 
-    def __init__(self, labels: ArrayLike, usable: NDArray[np.bool_], fars: Sequence[float]) -> None:
+    def __init__(
+        self, labels: ArrayLike, usable: NDArray[np.bool_], fars: Sequence[float], client: Any
+    ) -> None:
+        self._client = client
         self.rows = np.flatnonzero(usable)
         _, person = np.unique(np.asarray(labels)[self.rows], return_inverse=True)
         self._person = person.astype(np.int64)
@@ -291,6 +297,7 @@ class Binned:
             self.fars,
             ordered=across,
             threads=available_threads(),
+            client=self._client,
         )
         area, error = scores.area_under_curve()
         own = Verification(

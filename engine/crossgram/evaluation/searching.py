@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossgram.devices import row_products
+from crossgram.blas_threads import one_blas_thread
+from crossgram.cluster import over_workers, threads_of
+from crossgram.devices import check_device, row_products
 from crossgram.evaluation.scoring import prepared
-from crossgram.source import Source
+from crossgram.plan import available_threads
+from crossgram.source import Source, address_of, open_source
 
-__all__ = ["Probes", "Search", "search"]
+__all__ = ["Probes", "Search", "search", "task_bytes"]
 
 _NO_SCORE = -np.inf
-_PROBE_BLOCK = 1024
+_PROBE_BLOCK = 256
 _FEW = 4
 """Times as many entries as are kept: fewer are sorted at once."""
 _GALLERY_BYTES = 8 << 20
+_TASKS = 8
+"""Per thread of a cluster, in each of the two readings."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ def search(
     nearest: int,
     report: Callable[[int], None] = lambda rows: None,
     device: str = "cpu",
+    client: Any = None,
 ) -> Search:
     """Search the cosines of all probes with all entries of a gallery, which is read twice.
 
@@ -87,38 +95,174 @@ def search(
     report : callable
         Called with the number of rows of each block that was read.
     device : str
-        Where cosines are computed, as `check_device` returns it.
+        Where cosines are computed, as `check_device` takes it: by each worker, if there are any.
+    client : distributed.Client, optional
+        Of a cluster whose workers read parts of the gallery; each holds all probes.
+
+    Raises
+    ------
+    InputError
+        If there is no such device, or workers cannot be used.
     """
-    products = row_products(probes.rows, device)
-    count = len(probes.rows)
-    mate, other = np.full((2, count), _NO_SCORE)
-    contents = np.zeros(count, np.uint64)
-    best = np.full((count, nearest), _NO_SCORE)
-    rows = np.full((count, nearest), -1, np.int64)
-    for start, block in _blocks(gallery, usable, probes.rows.dtype, report):
-        for own, scores, is_mate in _scored(probes, products, start, block, people, usable):
-            mates = np.where(is_mate, scores, _NO_SCORE)
-            first = mates.argmax(axis=1)
-            better = np.flatnonzero(mates[np.arange(len(mates)), first] > mate[own])
-            mate[own.start + better] = mates[better, first[better]]
-            contents[own.start + better] = _contents(block[first[better]])
-            other[own] = np.maximum(other[own], np.where(is_mate, _NO_SCORE, scores).max(axis=1))
-            best[own], rows[own] = _merged(best[own], rows[own], scores, start)
-    rank = np.where(mate > _NO_SCORE, 1, 0)
+    job = _Job(probes, gallery, nearest, device)
+    found = _Found.nothing(len(probes.rows), nearest)
+    for part in _parts(_find, job, people, usable, report, client):
+        found.add(part)
+    rank = np.where(found.mate > _NO_SCORE, 1, 0)
+    for counts in _parts(_reaching, replace(job, found=found), people, usable, report, client):
+        rank += counts
+    return Search(found.mate, found.other, rank, found.rows)
+
+
+def task_bytes(probes: NDArray[np.floating], dim: int, nearest: int) -> int:
+    """Return about how many bytes a worker's task holds: all probes, a block, what was found."""
+    rows: int = 8 * len(probes) * max(dim, probes.shape[1])
+    scores = 32 * _PROBE_BLOCK * _block_rows(dim)
+    return rows + 4 * _GALLERY_BYTES + scores + 16 * len(probes) * (nearest + 3)
+
+
+@dataclass
+class _Found:
+    """The best that was found so far; `mate_row` and `content` are of the best mate."""
+
+    mate: NDArray[np.float64]
+    mate_row: NDArray[np.int64]
+    content: NDArray[np.uint64]
+    other: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    rows: NDArray[np.int64]
+
+    @classmethod
+    def nothing(cls, probes: int, nearest: int) -> _Found:
+        return cls(
+            np.full(probes, _NO_SCORE),
+            np.full(probes, -1),
+            np.zeros(probes, np.uint64),
+            np.full(probes, _NO_SCORE),
+            np.full((probes, nearest), _NO_SCORE),
+            np.full((probes, nearest), -1),
+        )
+
+    def add(self, part: _Found) -> None:
+        """Take what another part of the gallery has, whichever comes first."""
+        better = part.mate > self.mate
+        better |= (part.mate == self.mate) & (part.mate_row < self.mate_row)
+        for own, other in (
+            (self.mate, part.mate),
+            (self.mate_row, part.mate_row),
+            (self.content, part.content),
+        ):
+            own[better] = other[better]
+        np.maximum(self.other, part.other, out=self.other)
+        scores = np.hstack([self.scores, part.scores])
+        rows = np.hstack([self.rows, part.rows])
+        order = np.lexsort((rows, -scores))[:, : self.scores.shape[1]]
+        self.scores = np.take_along_axis(scores, order, axis=1)
+        self.rows = np.take_along_axis(rows, order, axis=1)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the parts of a reading have in common; the gallery is an address for a worker."""
+
+    probes: Probes
+    gallery: Source | str
+    nearest: int
+    device: str
+    lanes: int = 1
+    found: _Found | None = None
+    report: Callable[[int], None] | None = None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of the gallery, from `start` on."""
+
+    start: int
+    people: NDArray[np.int64]
+    usable: NDArray[np.bool_]
+
+
+_Work = Callable[[_Part, _Job], Any]
+
+
+def _parts(
+    work: _Work,
+    job: _Job,
+    people: NDArray[np.int64],
+    usable: NDArray[np.bool_],
+    report: Callable[[int], None],
+    client: Any,
+) -> Iterator[Any]:
+    """Yield what some work gives for parts of the gallery: here for all of it at once."""
+    gallery = job.gallery
+    assert isinstance(gallery, Source)
+    if client is None:
+        here = replace(job, lanes=available_threads(), report=report)
+        yield work(_Part(0, people, usable), here)
+        return
+    size = _block_rows(gallery.dim)
+    blocks = -(-gallery.rows // size)
+    rows = size * -(-blocks // (_TASKS * threads_of(client)))
+    parts = (
+        _Part(start, people[start : start + rows], usable[start : start + rows])
+        for start in range(0, gallery.rows, rows)
+    )
+    there = replace(job, gallery=address_of(gallery))
+    for found, count in over_workers(client, _on_worker, parts, (work, there), large=True):
+        yield found
+        report(count)
+
+
+def _on_worker(part: _Part, shared: tuple[_Work, _Job]) -> tuple[Any, int]:
+    work, job = shared
+    return work(part, job), len(part.people)
+
+
+def _find(part: _Part, job: _Job) -> _Found:
+    probes = job.probes
+    found = _Found.nothing(len(probes.rows), job.nearest)
+
+    def look(own: slice, start: int, block: NDArray[np.floating], scores: _Scores) -> None:
+        mates = np.where(scores.is_mate, scores.values, _NO_SCORE)
+        first = mates.argmax(axis=1)
+        better = np.flatnonzero(mates[np.arange(len(mates)), first] > found.mate[own])
+        probe, entry = own.start + better, first[better]
+        found.mate[probe] = mates[better, entry]
+        found.mate_row[probe] = start + entry
+        found.content[probe] = _contents(block[entry])
+        others = np.where(scores.is_mate, _NO_SCORE, scores.values).max(axis=1)
+        found.other[own] = np.maximum(found.other[own], others)
+        found.scores[own], found.rows[own] = _merged(
+            found.scores[own], found.rows[own], scores.values, start
+        )
+
+    _meet(part, job, look)
+    return found
+
+
+def _reaching(part: _Part, job: _Job) -> NDArray[np.int64]:
+    """Return how many entries of others are as near as the best mate."""
+    probes, found = job.probes, job.found
+    assert found is not None
+    counts = np.zeros(len(probes.rows), np.int64)
     # two sums of the same products in other orders differ by at most this: each is within d u of
     # the exact one, u = eps / 2 (Higham 2002, section 3.1), rows being of length 1
-    margin = gallery.dim * np.finfo(probes.rows.dtype).eps
-    for start, block in _blocks(gallery, usable, probes.rows.dtype, report):
-        for own, scores, is_mate in _scored(probes, products, start, block, people, usable):
-            near = (scores >= (mate[own, None] - margin)) & ~is_mate & (scores > _NO_SCORE)
-            near[rank[own] == 0] = False
-            probe, entry = np.nonzero(near)
-            theirs = _contents(block) if len(probe) else contents
-            probe += own.start
-            reaching = scores[near] >= mate[probe]
-            reaching |= theirs[entry] == contents[probe]
-            rank += np.bincount(probe[reaching], minlength=count)
-    return Search(mate, other, rank, rows)
+    margin = probes.rows.shape[1] * np.finfo(probes.rows.dtype).eps
+
+    def look(own: slice, start: int, block: NDArray[np.floating], scores: _Scores) -> None:
+        mate = found.mate[own, None]
+        near = (scores.values >= mate - margin) & ~scores.is_mate
+        near &= (scores.values > _NO_SCORE) & (mate > _NO_SCORE)
+        probe, entry = np.nonzero(near)
+        if not len(probe):
+            return
+        reaches = scores.values[near] >= mate[probe, 0]
+        reaches |= _contents(block)[entry] == found.content[own][probe]
+        counts[own] += np.bincount(probe[reaches], minlength=len(mate))
+
+    _meet(part, job, look)
+    return counts
 
 
 def _contents(rows: NDArray[np.floating]) -> NDArray[np.uint64]:
@@ -132,44 +276,72 @@ def _contents(rows: NDArray[np.floating]) -> NDArray[np.uint64]:
     return numbers
 
 
-def _blocks(
-    gallery: Source,
-    usable: NDArray[np.bool_],
-    dtype: np.dtype[np.floating],
-    report: Callable[[int], None],
-) -> Iterator[tuple[int, NDArray[np.floating]]]:
-    size = max(1, _GALLERY_BYTES // (8 * gallery.dim))
-    for start in range(0, gallery.rows, size):
-        stop = min(start + size, gallery.rows)
+@dataclass(frozen=True)
+class _Scores:
+    """Scores of some probes with a block, -inf where there is none, and which are of mates."""
+
+    values: NDArray[np.floating]
+    is_mate: NDArray[np.bool_]
+
+
+def _meet(
+    part: _Part,
+    job: _Job,
+    look: Callable[[slice, int, NDArray[np.floating], _Scores], None],
+) -> None:
+    """Have every block of a part of the gallery looked at by all probes, some at a time.
+
+    Products are of one thread each, so that they do not depend on how many there are.
+    """
+    probes = job.probes
+    device = check_device(job.device)
+    products = row_products(probes.rows, device)
+    lanes = job.lanes if device == "cpu" else 1
+    slices = [
+        slice(first, min(first + _PROBE_BLOCK, len(probes.rows)))
+        for first in range(0, len(probes.rows), _PROBE_BLOCK)
+    ]
+    with one_blas_thread(), ThreadPoolExecutor(lanes, "crossgram-search") as pool:
+        for start, block in _blocks(part, job):
+            stop = start + len(block)
+            inside = slice(start - part.start, stop - part.start)
+            people, missing = part.people[inside], np.flatnonzero(~part.usable[inside])
+
+            def one(
+                own: slice,
+                start: int = start,
+                block: NDArray[np.floating] = block,
+                people: NDArray[np.int64] = people,
+                missing: NDArray[np.intp] = missing,
+            ) -> None:
+                scores = products(own, block)
+                scores[:, missing] = _NO_SCORE
+                itself = probes.itself[own] - start
+                here = np.flatnonzero((itself >= 0) & (itself < len(block)))
+                scores[here, itself[here]] = _NO_SCORE
+                is_mate = probes.person[own, None] == people
+                look(own, start, block, _Scores(scores, is_mate))
+
+            for _ in pool.map(one, slices):
+                pass
+            if job.report is not None:
+                job.report(len(block))
+
+
+def _blocks(part: _Part, job: _Job) -> Iterator[tuple[int, NDArray[np.floating]]]:
+    gallery = open_source(job.gallery)
+    size = _block_rows(gallery.dim)
+    last = part.start + len(part.usable)
+    for start in range(part.start, last, size):
+        stop = min(start + size, last)
         block = np.empty((stop - start, gallery.dim), gallery.dtype)
         gallery.read(start, block)
-        block[~usable[start:stop]] = 1
-        yield start, prepared(block, "cosine", gallery.label, dtype)
-        report(stop - start)
+        block[~part.usable[start - part.start : stop - part.start]] = 1
+        yield start, prepared(block, "cosine", gallery.label, job.probes.rows.dtype)
 
 
-_Scored = tuple[slice, NDArray[np.floating], NDArray[np.bool_]]
-
-
-def _scored(
-    probes: Probes,
-    products: Callable[[slice, NDArray[np.floating]], NDArray[np.floating]],
-    start: int,
-    block: NDArray[np.floating],
-    people: NDArray[np.int64],
-    usable: NDArray[np.bool_],
-) -> Iterator[_Scored]:
-    """Yield some probes, their scores with a block, -inf where there is none, and the mates."""
-    stop = start + len(block)
-    missing = np.flatnonzero(~usable[start:stop])
-    for first in range(0, len(probes.rows), _PROBE_BLOCK):
-        own = slice(first, min(first + _PROBE_BLOCK, len(probes.rows)))
-        scores = products(own, block)
-        scores[:, missing] = _NO_SCORE
-        itself = probes.itself[own]
-        here = np.flatnonzero((itself >= start) & (itself < stop))
-        scores[here, itself[here] - start] = _NO_SCORE
-        yield own, scores, probes.person[own, None] == people[start:stop]
+def _block_rows(dim: int) -> int:
+    return max(1, _GALLERY_BYTES // (8 * dim))
 
 
 def _merged(

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from crossgram.accumulation import open_spaces
+from crossgram.cluster import check_workers
 from crossgram.errors import InputError
+from crossgram.evaluation.binned_scores import TILE_BYTES
 from crossgram.evaluation.maps import loaded_map
 from crossgram.evaluation.measuring import (
     KINDS,
@@ -124,6 +126,7 @@ def verify(
     seed: int = 0,
     fitted_on: Sequence[SourceLike] = (),
     allow_overlap: bool = False,
+    client: Any = None,
     progress: ProgressCallback = ignore,
 ) -> VerificationReport:
     """Tell pairs of images of one person from pairs of two, within spaces and across them.
@@ -170,6 +173,9 @@ def verify(
         evaluation is of other images and people.
     allow_overlap : bool
         Evaluate all the same if it is not; the report says so.
+    client : distributed.Client, optional
+        Of a Dask cluster whose workers score the pairs where they are more than 20 million; each
+        holds all rows. The figures are the same.
     progress : callable
         Called with a `Progress` after each comparison.
 
@@ -210,6 +216,7 @@ def verify(
         seed=seed,
         fitted_on=fitted_on,
         allow_overlap=allow_overlap,
+        client=client,
         progress=progress,
     )
 
@@ -231,6 +238,7 @@ def verify_spaces(
     seed: int = 0,
     fitted_on: Sequence[SourceLike] = (),
     allow_overlap: bool = False,
+    client: Any = None,
     progress: ProgressCallback = ignore,
 ) -> VerificationReport:
     """Do what `verify` does, within and across any number of spaces.
@@ -253,7 +261,7 @@ def verify_spaces(
     usable = usable_rows(sources)
     if templates is None or pairs is None:
         pooled = None
-        chosen = _chosen(sources, pairs, usable, fars, metric, tar)
+        chosen = _chosen(sources, pairs, usable, fars, metric, tar, client)
         images = chosen.rows
     else:
         pooled = _templates(sources, templates, usable, normalize_images, detector_scores)
@@ -340,6 +348,7 @@ def _chosen(
     fars: Sequence[float],
     metric: str,
     tar: str,
+    client: Any,
 ) -> Sorted | Binned:
     if pairs is not None:
         return Sorted(_listed(sources, pairs, usable), True, metric, tar, fars)
@@ -359,7 +368,10 @@ def _chosen(
             f"are counted in bins, by the cosine and conservatively; {metric} and {tar} were asked "
             "for: leave them, or give a list of pairs (--pairs)"
         )
-    return Binned(names, usable, fars)
+    if client is not None:
+        held = 2 * 4 * count * max(source.dim for source in sources)
+        check_workers(client, [], held + TILE_BYTES)
+    return Binned(names, usable, fars, client)
 
 
 def _listed(sources: Sequence[Source], pairs: str | Path, usable: NDArray[np.bool_]) -> PairList:

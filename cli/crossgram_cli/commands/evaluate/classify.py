@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossgram_cli.cluster import cluster, cluster_options
 from crossgram_cli.commands.evaluate.options import names_option, split_options
 from crossgram_cli.shared import computes, emit, progress_bar
 
@@ -40,12 +41,15 @@ __all__ = ["classify"]
 )
 @names_option
 @split_options
+@cluster_options
 @computes
 def classify(
     source: str,
     target: str,
     classes_file: str | None,
     names: tuple[str, ...],
+    workers: int | None,
+    scheduler: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -60,13 +64,14 @@ def classify(
     import crossgram as cg
 
     classes = None if classes_file is None else _lines(Path(classes_file))
-    with progress_bar() as progress:
+    with cluster(workers, scheduler) as client, progress_bar() as progress:
         report = cg.classify(
             source,
             target,
             options.pop("head"),
             names=names or None,
             classes=classes,
+            client=client,
             progress=progress,
             **options,
         )

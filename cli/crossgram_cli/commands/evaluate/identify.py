@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from crossgram_cli.cluster import cluster, cluster_options
 from crossgram_cli.commands.evaluate.options import (
     interval_options,
     interval_text,
@@ -93,6 +94,7 @@ def _search_options(native_needed: bool) -> Callable[[_Command], _Command]:
 @_search_options(native_needed=False)
 @interval_options
 @split_options
+@cluster_options
 @computes
 def identify(as_json: bool, **options: Any) -> None:
     """Search GALLERY for every image of PROBES: the migration of a face database.
@@ -131,6 +133,7 @@ def identify(as_json: bool, **options: Any) -> None:
 )
 @interval_options
 @split_options
+@cluster_options
 @computes
 @click.pass_context
 def gate(ctx: click.Context, /, least: float, figure: str, as_json: bool, **options: Any) -> None:
@@ -164,9 +167,15 @@ def _run(options: dict[str, Any]) -> IdentificationReport:
     import crossgram as cg
 
     names = options.pop("names") or None
-    with progress_bar() as progress:
+    workers, scheduler = options.pop("workers"), options.pop("scheduler")
+    with cluster(workers, scheduler) as client, progress_bar() as progress:
         return cg.identify(
-            options.pop("probes"), options.pop("gallery"), names=names, progress=progress, **options
+            options.pop("probes"),
+            options.pop("gallery"),
+            names=names,
+            client=client,
+            progress=progress,
+            **options,
         )
 
 

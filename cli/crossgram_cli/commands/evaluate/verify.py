@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossgram_cli.cluster import cluster, cluster_options
 from crossgram_cli.commands.evaluate.options import (
     fars_option,
     interval_options,
@@ -72,11 +73,14 @@ __all__ = ["verify"]
 )
 @interval_options
 @split_options
+@cluster_options
 @computes
 def verify(
     source: str,
     target: str | None,
     names: tuple[str, ...],
+    workers: int | None,
+    scheduler: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -85,7 +89,8 @@ def verify(
     With SOURCE alone, within its space. With TARGET, the same images in the same order by another
     network: within each space; the source mapped to the target against the target, and against
     itself; and unmapped, cut or filled up with zeros, as the floor. Figures across spaces stand
-    beside what is lost against the reference's own space, in points.
+    beside what is lost against the reference's own space, in points. More than 20 million pairs
+    are scored by the workers of a cluster, if there is one.
 
     \b
     Example:  crossgram evaluate verify a.zarr --pairs pairs.txt
@@ -97,8 +102,10 @@ def verify(
     """
     import crossgram as cg
 
-    with progress_bar() as progress:
-        report = cg.verify(source, target, names=names or None, progress=progress, **options)
+    with cluster(workers, scheduler) as client, progress_bar() as progress:
+        report = cg.verify(
+            source, target, names=names or None, client=client, progress=progress, **options
+        )
     emit(report.to_dict(), as_json, _text(report))
 
 
