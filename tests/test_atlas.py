@@ -15,7 +15,14 @@ from people import DIMS, write_people
 
 import crossgram as cg
 from crossgram.atlases.words import headline, kept_by_pair, split_in_words
-from crossgram.errors import CorruptDataError, InputError, OutputExistsError, WidthMismatchError
+from crossgram.errors import (
+    CorruptDataError,
+    InputError,
+    NonFiniteError,
+    OutputExistsError,
+    PairingError,
+    WidthMismatchError,
+)
 from crossgram.fingerprint import id_hashes
 from crossgram.heads import ClassifierHead
 from crossgram.sampling import hold_out
@@ -41,6 +48,35 @@ def rows_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
     store.read(0, rows)
     assert store.labels is not None
     return rows.astype(float), store.labels.read(0, store.rows)
+
+
+def spoiled(
+    path: Path,
+    to: Path,
+    values: dict[int, float],
+    *,
+    rows: int | None = None,
+    masked: bool = False,
+    labels: dict[int, Any] | None = None,
+) -> Path:
+    """Copy a store, or its first rows, with some rows of one value, or some labels, instead."""
+    store = cg.EmbeddingStore.open(path)
+    count = rows or store.rows
+    embeddings = rows_of(path)[0].astype(np.float32)[:count]
+    for row, value in values.items():
+        embeddings[row] = value
+    assert store.ids is not None
+    own = rows_of(path)[1][:count].astype(object)
+    for row, label in (labels or {}).items():
+        own[row] = label
+    with cg.EmbeddingStore.create(to, dim=store.dim) as writer:
+        writer.append(
+            embeddings,
+            ids=store.ids.read(0, count),
+            labels=own.tolist(),
+            masked=np.isnan(embeddings).any(axis=1) if masked else None,
+        )
+    return to
 
 
 def divided(stores: list[Path], out: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -214,6 +250,37 @@ class TestOtherStores:
         atlas = cg.atlas(stores, tmp_path / "out", try_on=stores, allow_overlap=True, resamples=0)
         assert "200 images and 40 people are on both sides, which flatters" in split_in_words(atlas)
 
+    def test_rows_that_are_not_finite_are_left_out_or_named(self, tmp_path: Path) -> None:
+        fitted = write_people(tmp_path)[:2]
+        others = write_people(tmp_path, part="new-", seed=1, people=12)[:2]
+        spoilt = spoiled(others[0], tmp_path / "spoilt.zarr", {3: np.nan, 7: 0.0})
+        options: dict[str, Any] = {"names": NAMES[:2], "try_on": [spoilt, others[1]]}
+        with pytest.raises(NonFiniteError, match=r"spoilt\.zarr: row 3 .*--on-nonfinite skip"):
+            cg.atlas(fitted, tmp_path / "out", resamples=0, **options)
+        atlas = cg.atlas(fitted, tmp_path / "out", on_nonfinite="skip", resamples=0, **options)
+        # all zeros is a row of the moments, and has no cosine
+        assert (atlas.split.held_out_rows, atlas.split.recognised_rows) == (59, 58)
+        assert atlas.verification is not None
+        assert (atlas.verification.images, atlas.verification.left_out) == (58, 2)
+        assert {one.report.probes for one in atlas.identification} == {46}
+        assert "0 of the images to fit to and 1 of those to try the maps on" in atlas.notes[0]
+        assert "2 of the images to try recognition on" in atlas.notes[1]
+
+    def test_rows_held_out_that_are_not_finite_are_counted(self, tmp_path: Path) -> None:
+        stores = write_people(tmp_path)[:2]
+        spoilt = spoiled(stores[0], tmp_path / "spoilt.zarr", dict.fromkeys(range(0, 200, 5), 0.0))
+        atlas = cg.atlas([spoilt, stores[1]], tmp_path / "out", resamples=0)
+        assert atlas.split.recognised_rows == 32
+        assert "8 of the images to try recognition on" in atlas.notes[0]
+
+    def test_images_of_another_count_are_named(self, tmp_path: Path) -> None:
+        fitted = write_people(tmp_path)[:2]
+        a, b = write_people(tmp_path, part="new-", seed=1, people=12)[:2]
+        short = spoiled(a, tmp_path / "short.zarr", {3: np.nan}, rows=50, masked=True)
+        whole = spoiled(b, tmp_path / "whole.zarr", {3: np.nan}, masked=True)
+        with pytest.raises(PairingError, match="short.zarr has 50 rows, .*whole.zarr has 60"):
+            cg.atlas(fitted, tmp_path / "out", names=NAMES[:2], try_on=[short, whole])
+
     def test_classifiers_read_mapped_embeddings(self, tmp_path: Path) -> None:
         fitted = write_people(tmp_path, part="")
         others = (
@@ -247,6 +314,60 @@ class TestOtherStores:
         kept = kept_by_pair(atlas)
         by_kind = {one.kind: one.top[1] for one in alone.classifications if one.target == "b"}
         assert kept[0].share == by_kind["mapped"] / by_kind["native"]
+
+
+class TestLabels:
+    """Stores that are paired say the same of whom a row shows, where they say it."""
+
+    def test_that_disagree_are_refused(self, stores: list[Path], tmp_path: Path) -> None:
+        other = spoiled(stores[1], tmp_path / "other.zarr", {}, labels={7: "p999"})
+        message = (
+            r"row 7 \(p001/7\) is labelled 'p001' in .*a\.zarr and 'p999' in .*other\.zarr; rows"
+        )
+        with pytest.raises(PairingError, match=message):
+            cg.atlas([stores[0], other], tmp_path / "out")
+        with pytest.raises(PairingError, match=message):
+            cg.verify(stores[0], other)
+        with pytest.raises(PairingError, match=message):
+            cg.learning_curve(stores[0], other)
+        with pytest.raises(PairingError, match=message):
+            cg.identify(stores[0], stores[1], native=other, reembedded=stores[0])
+        with pytest.raises(PairingError, match=message):
+            cg.atlas(stores[:2], tmp_path / "out", try_on=[stores[0], other])
+        head = ClassifierHead(np.eye(DIMS["b"]), np.zeros(DIMS["b"]))
+        with pytest.raises(PairingError, match=message):
+            cg.classify(stores[0], other, head)
+        assert not (tmp_path / "out").exists()
+
+    def test_of_rows_in_another_order_are_told_by_the_ids(
+        self, stores: list[Path], tmp_path: Path
+    ) -> None:
+        turned = tmp_path / "turned.zarr"
+        store = cg.EmbeddingStore.open(stores[1])
+        rows, labels = rows_of(stores[1])
+        assert store.ids is not None
+        with cg.EmbeddingStore.create(turned, dim=store.dim) as writer:
+            ids = store.ids.read(0, 200)[::-1]
+            writer.append(rows[::-1].astype("f4"), ids=ids, labels=labels[::-1])
+        with pytest.raises(PairingError, match="200 ids are in both. To pair the rows by id"):
+            cg.atlas([stores[0], turned], tmp_path / "out")
+
+    def test_that_are_numbers_are_those_of_the_same_text(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        numbers = np.repeat(np.arange(8), 5)
+        for name, labels in (("a", numbers), ("b", numbers.astype(str))):
+            with cg.EmbeddingStore.create(tmp_path / f"{name}.zarr", dim=4) as writer:
+                writer.append(rng.normal(size=(40, 4)).astype("f4"), labels=labels)
+        report = cg.verify(tmp_path / "a.zarr", tmp_path / "b.zarr", resamples=0)
+        assert report.people == 8
+
+    def test_of_rows_that_are_masked_may_be_anything(
+        self, stores: list[Path], tmp_path: Path
+    ) -> None:
+        other = spoiled(
+            stores[1], tmp_path / "other.zarr", {7: np.nan}, labels={7: "?"}, masked=True
+        )
+        assert cg.verify(stores[0], other, resamples=0).images == 199
 
 
 class TestFolder:

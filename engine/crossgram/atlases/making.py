@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import permutations
@@ -165,7 +165,7 @@ def atlas(
         )
         for i, j in permutations(range(len(called)), 2)
     }
-    recognised = _recognised(
+    recognised, notes = _recognised(
         divided, called, fitted, heads, classes, fars, resamples, seed, allow_overlap, progress
     )
     made = Atlas(
@@ -176,6 +176,7 @@ def atlas(
         maps=tuple(_described(one, divided, chosen) for one in fitted.values()),
         comparison=comparison,
         **recognised,
+        notes=(*_left_out(divided), *notes),
     )
     with whole_directory(folder, overwrite=overwrite) as temporary:
         training.save(temporary / MOMENTS)
@@ -233,17 +234,13 @@ def _recognised(
     seed: int,
     allow_overlap: bool,
     progress: ProgressCallback,
-) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "verification": None,
-        "identification": (),
-        "classification": (),
-        "notes": (),
-    }
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what recognition is kept, by the fields of `Atlas`, and notes."""
+    found: dict[str, Any] = {"verification": None, "identification": (), "classification": ()}
     sources = divided.tried
     if not sources:
         note = "recognition was not tried: the images have no labels"
-        return found | {"notes": (note,)}
+        return found, (note,)
     if heads:
         own = classifications(
             sources,
@@ -254,14 +251,14 @@ def _recognised(
             allow_overlap=allow_overlap,
             progress=progress,
         )
-        return found | {"classification": tuple(own)}
+        return found | {"classification": tuple(own)}, ()
     rows = gallery_and_probes(sources)
     if len(rows[0]) < 2 or not len(rows[1]):
         note = (
             "recognition was not tried: the images to try it on show one person only, or no person "
             "twice"
         )
-        return found | {"notes": (note,)}
+        return found, (note,)
     found["verification"] = verify_spaces(
         sources,
         maps,
@@ -285,7 +282,22 @@ def _recognised(
             progress=progress,
         )
     )
-    return found
+    return found, ()
+
+
+def _left_out(divided: Divided) -> Iterator[str]:
+    """Say which images count nowhere."""
+    fitted, tried = divided.training.skipped, divided.held_out.skipped
+    if fitted or tried:
+        yield (
+            f"{fitted:,} of the images to fit to and {tried:,} of those to try the maps on are "
+            "masked or not finite in some store, and were left out of all"
+        )
+    if divided.left_out:
+        yield (
+            f"{divided.left_out:,} of the images to try recognition on were left out of it, being "
+            "not finite or all zeros in some store"
+        )
 
 
 def _space(moments: Moments, space: Space) -> AtlasSpace:

@@ -20,7 +20,7 @@ from crossgram.evaluation.searching import Probes, Search, search
 from crossgram.evaluation.splits import Overlap, checked_overlaps, split_notes
 from crossgram.fingerprint import id_hashes
 from crossgram.linear_map import LinearMap
-from crossgram.pairing import check_counts, check_ids
+from crossgram.pairing import check_counts, check_ids, check_labels
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.source import Source, SourceLike, open_source, usable_rows
 from crossgram.verification import allowed_false_accepts, tellable
@@ -351,6 +351,7 @@ def _twin(name: str, first: Source, given: SourceLike | None, dim: int) -> Sourc
         )
     check_counts([first, twin])
     check_ids([first, twin], 0, first.rows)
+    check_labels([first, twin])
     return twin
 
 
