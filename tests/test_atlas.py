@@ -14,7 +14,7 @@ import pytest
 from people import DIMS, write_people
 
 import crossgram as cg
-from crossgram.atlases.words import headline, kept_by_pair, split_in_words
+from crossgram.atlases.words import basis, headline, kept_by_pair, split_in_words
 from crossgram.errors import (
     CorruptDataError,
     InputError,
@@ -473,10 +473,33 @@ def test_the_headline_says_what_is_kept(made: tuple[cg.Atlas, Path], tmp_path: P
         "The maps were fitted on 150 images and tried on 50. Images tried on were held out by "
         "label: no person is on both sides."
     )
-    two = cg.atlas(write_people(tmp_path)[:2], tmp_path / "out", resamples=20)
+    two = cg.atlas(write_people(tmp_path)[:2], tmp_path / "out", resamples=20, held_out=0.25)
     own = kept_by_pair(two)[0]
     assert own.interval is not None
     assert headline(two)[0] == (
         f"Searching b's gallery with a's probes keeps {100 * own.share:.1f} % of b's rank-1 "
         f"({100 * own.interval.low:.1f} % to {100 * own.interval.high:.1f} %)."
     )
+
+
+def test_of_few_people_no_interval_is_given_and_their_number_is(
+    stores: list[Path], made: tuple[cg.Atlas, Path], tmp_path: Path
+) -> None:
+    assert basis(made[0]) == ["Recognition rests on 40 searches for 10 people."]
+    few = cg.atlas(stores[:2], tmp_path / "out", resamples=20, held_out=0.05)
+    assert few.split.recognised_people == 2
+    (sentence,) = basis(few)
+    assert sentence == (
+        "Recognition rests on 8 searches for 2 people, too few to tell how it is with others "
+        "(at least 10)."
+    )
+    assert few.verification is not None
+    for own in few.verification.comparisons:
+        assert set(own.intervals.values()) == {None}
+        assert set(own.loss_intervals.values()) <= {None}
+    for own in few.identification[0].report.searches:
+        assert {*own.intervals.values(), *own.kept_intervals.values()} == {None}
+    assert all(line.endswith(" rank-1.") for line in headline(few))
+    words = cg.write_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert "No 95% intervals: 2 of the people" in words
+    assert words.count(sentence) == 2

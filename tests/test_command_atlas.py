@@ -50,8 +50,9 @@ def test_prints_tables_of_source_and_target(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("Searching new's gallery with old's probes keeps ")
-    assert lines[3].split() == ["rank-1,", "from", "/", "to", "old", "new"]
-    assert lines[4].split()[0] == "old"
+    assert lines[2].startswith("Recognition rests on 32 searches for 8 people, too few ")
+    assert lines[4].split() == ["rank-1,", "from", "/", "to", "old", "new"]
+    assert lines[5].split()[0] == "old"
     assert "no person is on both sides" in done.stdout
     assert not (folder / "two" / "report.html").exists()
     report = succeeds("report", "two", cwd=folder)

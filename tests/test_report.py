@@ -19,7 +19,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 import crossgram as cg
-from crossgram.atlases.words import headline, split_in_words
+from crossgram.atlases.words import basis, headline, split_in_words
 from crossgram.errors import CorruptDataError, InputError, OutputExistsError
 from crossgram.figures import INK, LINES, SHADE
 
@@ -29,7 +29,7 @@ NAMES = ("a", "b", "c")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
-    cg.atlas(write_people(root), root / "atlas", resamples=20)
+    cg.atlas(write_people(root), root / "atlas", resamples=20, held_out=0.25)
     cg.write_report(root / "atlas")
     return root / "atlas"
 
@@ -100,7 +100,7 @@ class TestPage:
     def test_says_what_is_kept_and_of_which_images(self, folder: Path, page: str) -> None:
         atlas = cg.load_atlas(folder)
         text = " ".join(Parsed(page).words)
-        for sentence in (*headline(atlas), split_in_words(atlas)):
+        for sentence in (*headline(atlas), *basis(atlas), split_in_words(atlas)):
             assert sentence in text
         for title in ("Verification, 1:1", "Identification, 1:N", "Maps and their certificates"):
             assert title in text

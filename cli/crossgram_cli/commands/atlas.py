@@ -128,10 +128,10 @@ def command(
 
 def _text(made: Atlas, folder: str) -> str:
     from crossgram.atlases.tables import matrices_of
-    from crossgram.atlases.words import headline, split_in_words
+    from crossgram.atlases.words import basis, headline, split_in_words
     from crossgram_cli.text import aligned, columns
 
-    parts = ["\n".join(headline(made))]
+    parts = ["\n".join([*headline(made), *basis(made)])]
     for matrix in (own for own in matrices_of(made) if own.name in _SHOWN):
         top = [f"{matrix.title}, from / to", *made.names]
         rows = [

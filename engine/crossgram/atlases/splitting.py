@@ -96,6 +96,7 @@ def by_holding_out(
         fitted_rows=training.rows,
         held_out_rows=held_out.rows,
         recognised_rows=tried[0].rows if tried else 0,
+        recognised_people=_people(tried) if tried else None,
         shared_images=0,
         shared_people=0 if apart.by == "labels" else None,
         seed=seed,
@@ -167,6 +168,7 @@ def by_other_stores(
         fitted_rows=training.rows,
         held_out_rows=held_out.rows,
         recognised_rows=len(usable) - left_out if labelled else 0,
+        recognised_people=_people(tried) if labelled and labels_are_people else None,
         shared_images=shared[0].images if known[0] else None,
         shared_people=shared[0].people if shared else None,
         seed=0,
@@ -179,6 +181,14 @@ def _told(sources: Sequence[Source]) -> Source:
     ids = first_column(sources, "ids")
     labels = first_column(sources, "labels")
     return replace(sources[0], ids=ids, labels=labels)
+
+
+def _people(sources: Sequence[Source]) -> int:
+    """Return of how many people paired sources have two images or more."""
+    labels = first_column(sources, "labels")
+    assert labels is not None
+    _, images = np.unique(labels.read(0, len(labels))[usable_rows(sources)], return_counts=True)
+    return int((images > 1).sum())
 
 
 def _in_memory(sources: Sequence[Source], rows: NDArray[np.int64]) -> list[Source]:

@@ -7,8 +7,9 @@ from statistics import median
 
 from crossgram.atlases.facts import Atlas
 from crossgram.evaluation import Interval
+from crossgram.evaluation.resampling import fewest_people
 
-__all__ = ["Kept", "headline", "kept_by_pair", "split_in_words"]
+__all__ = ["Kept", "basis", "headline", "kept_by_pair", "split_in_words"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def kept_by_pair(atlas: Atlas) -> list[Kept]:
 
 
 def headline(atlas: Atlas) -> list[str]:
-    """Return what the maps keep, in a sentence or two."""
+    """Return what the maps keep, in a sentence or two; `basis` says what that rests on."""
     kept = kept_by_pair(atlas)
     if not kept:
         return [_of_variance(atlas)]
@@ -74,6 +75,25 @@ def headline(atlas: Atlas) -> list[str]:
         f"({most.source} to {most.target})."
     )
     return [sentence]
+
+
+def basis(atlas: Atlas) -> list[str]:
+    """Return what the figures of recognition rest on, and whether these are too few people.
+
+    Too few are those over whom no interval is given: `fewest_people`.
+    """
+    if atlas.identification:
+        report, people = atlas.identification[0].report, atlas.split.recognised_people or 0
+        searches = "1 search" if report.mated == 1 else f"{report.mated:,} searches"
+        of = "1 person" if people == 1 else f"{people:,} people"
+        least = fewest_people(report.confidence)
+        few = (
+            f", too few to tell how it is with others (at least {least})" if people < least else ""
+        )
+        return [f"Recognition rests on {searches} for {of}{few}."]
+    if atlas.classification:
+        return [f"Classification rests on {atlas.classification[0].report.images:,} images."]
+    return []
 
 
 def split_in_words(atlas: Atlas) -> str:

@@ -295,7 +295,10 @@ def identify(
     strangers = not mated.all()
     against = ~mated if strangers else np.ones(len(mated), bool)
     rated = tellable(fpirs, int(against.sum()))
-    measuring = _Measuring(who, against, tuple(ranks), tuple(rated), resamples, seed)
+    enrolled_people = len(np.unique(who[mated]))
+    measuring = _Measuring(
+        who, against, tuple(ranks), tuple(rated), resamples, seed, enrolled_people
+    )
     reported = _reported(
         planned, found, measuring, native=native_name, truth=truth, confidence=confidence
     )
@@ -433,6 +436,7 @@ class _Measuring:
     fpirs: tuple[float, ...]
     resamples: int
     seed: int
+    enrolled_people: int
 
     @property
     def names(self) -> list[str]:
@@ -545,7 +549,8 @@ def _named(
 ) -> dict[str, Interval | None]:
     if not measuring.resamples:
         return {}
-    return dict(zip(measuring.names, intervals(drawn, confidence), strict=True))
+    ends = intervals(drawn, confidence, measuring.enrolled_people)
+    return dict(zip(measuring.names, ends, strict=True))
 
 
 def _against(found: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crossgram.atlases.facts import FACTS, Atlas, check_pydantic, load_atlas
 from crossgram.atlases.tables import Matrix, matrices_of, measures_of
-from crossgram.atlases.words import headline, split_in_words
+from crossgram.atlases.words import basis, headline, split_in_words
 from crossgram.errors import CorruptDataError, InputError
 from crossgram.evaluation import (
     Identification,
@@ -18,6 +18,7 @@ from crossgram.evaluation import (
     Verification,
     VerificationReport,
 )
+from crossgram.evaluation.resampling import fewest_people
 from crossgram.figures import check_matplotlib
 from crossgram.output import check_output, refuse_overlap, whole_file
 from crossgram.reporting.plots import (
@@ -115,6 +116,7 @@ def write_report(
         page = environment.get_template("page.html.jinja").render(
             atlas=atlas,
             headline=headline(atlas),
+            basis=basis(atlas),
             split=split_in_words(atlas),
             sections=list(_sections(atlas)),
         )
@@ -152,7 +154,8 @@ def _kept(atlas: Atlas) -> _Section:
                 "Rows are the networks that images come from, columns the spaces that they are "
                 "compared in: on the diagonal a network by itself, elsewhere through the map. In "
                 "percent; in brackets, in points, what is won or lost against the target by itself."
-            )
+            ),
+            *basis(atlas),
         ],
         [_matrix(own, atlas) for own in matrices],
         plots,
@@ -200,7 +203,7 @@ def _verification(atlas: Atlas) -> _Section:
             f"of two, by the {report.metric}; {report.images:,} images of {report.people:,} "
             "people. Across spaces every pair is scored both ways."
         ),
-        *_intervals_in_words(report, [own.intervals for own in report.comparisons]),
+        *_intervals_in_words(atlas, report, [own.intervals for own in report.comparisons]),
     ]
     return _Section(
         "Verification, 1:1",
@@ -240,7 +243,7 @@ def _identification(atlas: Atlas) -> _Section:
             f"of everybody; {first.mated:,} are of people who are enrolled. Ties count against the "
             "mate."
         ),
-        *_intervals_in_words(first, [own.intervals for own in searches.values()]),
+        *_intervals_in_words(atlas, first, [own.intervals for own in searches.values()]),
     ]
     nearest = first.nearest
     return _Section(
@@ -368,12 +371,21 @@ def _spaces(atlas: Atlas) -> _Section:
 
 
 def _intervals_in_words(
+    atlas: Atlas,
     report: VerificationReport | IdentificationReport,
     intervals: Sequence[Mapping[str, Interval | None]],
 ) -> list[str]:
     if not report.resamples:
         return []
     if not any(any(own.values()) for own in intervals):
+        people, least = atlas.split.recognised_people or 0, fewest_people(report.confidence)
+        if people < least:
+            return [
+                (
+                    f"No {report.confidence:.0%} intervals: {people:,} of the people are there "
+                    f"with two images or more, and of fewer than {least} one is far too narrow."
+                )
+            ]
         return ["Too few people for confidence intervals."]
     return [
         f"In brackets {report.confidence:.0%} intervals over people, {report.resamples:,} draws."
