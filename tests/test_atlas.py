@@ -14,7 +14,7 @@ import pytest
 from people import DIMS, write_people
 
 import crossgram as cg
-from crossgram.atlases.words import basis, headline, kept_by_pair, split_in_words
+from crossgram.atlases.words import basis, headline, kept_by_pair, map_notes, split_in_words
 from crossgram.errors import (
     CorruptDataError,
     InputError,
@@ -395,6 +395,39 @@ class TestFolder:
         assert (float(own["low"]), float(own["high"])) == (interval.low, interval.high)
         assert len([key for key in keys if key[0] == "identification" and key[4] == "rank-1"]) == 15
 
+    def test_the_table_says_what_is_kept_and_lost(self, made: tuple[cg.Atlas, Path]) -> None:
+        atlas, out = made
+        with (out / "figures.csv").open(newline="", encoding="utf-8") as file:
+            rows = {tuple(row.values())[:5]: row for row in csv.DictReader(file)}
+        checked = 0
+        for one in (one for pair in atlas.identification for one in pair.report.searches):
+            if one.kind == "native":
+                continue
+            for name, share in one.kept.items():
+                row = rows["identification", one.source, one.target, one.kind, name]
+                assert float(row["kept"]) == pytest.approx(share)
+                native = rows["identification", one.target, one.target, "native", name]
+                points = 100 * (float(native["value"]) - float(row["value"]))
+                assert float(row["lost"]) == pytest.approx(points)
+                interval = one.kept_intervals[name]
+                ends = ("", "") if interval is None else (str(interval.low), str(interval.high))
+                assert (row["kept_low"], row["kept_high"]) == ends
+                checked += 1
+        assert atlas.verification is not None
+        for own in atlas.verification.comparisons:
+            for name, points in own.loss.items():
+                row = rows["verification", own.source, own.target, own.kind, name]
+                assert float(row["lost"]) == pytest.approx(points)
+                interval = own.loss_intervals[name]
+                ends = ("", "") if interval is None else (str(interval.low), str(interval.high))
+                assert (row["lost_low"], row["lost_high"]) == ends
+                assert (row["kept"] == "") == (name == "equal_error_rate")
+                checked += 1
+        assert checked > 50
+        for row in rows.values():
+            if row["kind"] in ("native", "") or row["task"] == "map":
+                assert {v for k, v in row.items() if k.startswith(("kept", "lost"))} == {""}
+
     def test_only_an_atlas_is_overwritten(self, stores: list[Path], tmp_path: Path) -> None:
         out = tmp_path / "out"
         cg.atlas(stores[:2], out, resamples=0)
@@ -503,3 +536,34 @@ def test_of_few_people_no_interval_is_given_and_their_number_is(
     words = cg.write_report(tmp_path / "out").read_text(encoding="utf-8")
     assert "No 95% intervals: 2 of the people" in words
     assert words.count(sentence) == 2
+
+
+def test_notes_of_maps_are_said_once_and_of_which_they_are(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(60, 4))
+    stores = {
+        "wide": shared @ rng.normal(size=(4, 60)) + 0.1 * rng.normal(size=(60, 60)),
+        "flat": np.repeat(shared, 2, axis=1),
+        "plain": shared @ rng.normal(size=(4, 3)),
+    }
+    atlas = cg.atlas(list(stores.values()), tmp_path / "out", names=list(stores), resamples=0)
+    notes = map_notes(atlas)
+    assert all(len(note) > 20 for note in notes)
+    assert any(
+        note.startswith("the maps from flat: the rows of flat have rank 4 of 8") for note in notes
+    )
+    assert any(note.startswith("the maps from wide: ") and "use ridge" in note for note in notes)
+    assert not any(note.startswith("the maps from plain") for note in notes)
+    words = cg.write_report(tmp_path / "out").read_text(encoding="utf-8")
+    head, rest = words.split("<main>")
+    assert "<p>Note: The maps from " in head
+    assert "The maps from flat: the rows of flat have rank 4 of 8" in rest
+
+
+def test_a_map_that_is_worse_than_the_mean_on_images_held_out_says_so(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    spaces = [rng.normal(size=(40, 20)), rng.normal(size=(40, 5))]
+    atlas = cg.atlas(spaces, tmp_path / "out", names=["a", "b"], resamples=0)
+    first = atlas.maps[0]
+    assert first.held_out_r2 < 0
+    assert "worse than the mean of the targets" in first.notes[-1]

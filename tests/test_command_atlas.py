@@ -60,6 +60,18 @@ def test_prints_tables_of_source_and_target(folder: Path) -> None:
     assert (folder / "two" / "report.html").is_file()
 
 
+def test_prints_the_notes_of_maps(folder: Path) -> None:
+    done = crossgram(
+        *("atlas", "new-a.zarr", "new-b.zarr", "-o", "few", "--resamples", 0, "--no-report"),
+        *("--held-out", 0.8),
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    notes = [line for line in done.stdout.splitlines() if line.startswith("note ")]
+    assert len(notes) >= 2
+    assert "the map new-a to new-b: only 10 rows for 7 coefficients" in notes[0]
+
+
 def test_other_stores_are_tried_on(folder: Path) -> None:
     result = succeeds(
         *("atlas", "a.zarr", "b.zarr", "-o", "other", "--no-report", "--resamples", 0),

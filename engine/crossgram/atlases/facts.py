@@ -97,7 +97,7 @@ class AtlasMap:
     ridge_curve : tuple of RidgePoint
         Other strengths, by the rows held out; empty of other methods than least squares.
     notes : tuple of str
-        Of its certificate.
+        Of its certificate, and one of a map that is of no use to images held out.
     """
 
     source: str

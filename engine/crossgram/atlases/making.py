@@ -44,6 +44,11 @@ MAPS, MOMENTS = "maps", "moments.safetensors"
 _RANKS = (1, 2, 5, 10, 20, 50, 100)
 """Of the CMC."""
 
+_WORSE = (
+    "on the images held out it is worse than the mean of the targets; use ridge, or more images to "
+    "fit to"
+)
+
 _SAFE_NAME = re.compile(r"[\w][\w .+-]*")
 
 
@@ -321,6 +326,7 @@ def _described(fitted: LinearMap, divided: Divided, chosen: Method) -> AtlasMap:
     errors = residual_squares(held_out, source, target, _Solved(fitted.weight.T, fitted.bias))
     totals = squares_about(held_out, target, divided.training)
     constant = is_rounding(totals, held_out, target)
+    r2 = 0.0 if constant.all() else float(1.0 - errors.sum() / totals.sum())
     per_output = np.where(constant, 0.0, 1.0 - errors / np.where(constant, 1.0, totals))
     return AtlasMap(
         source=source,
@@ -332,11 +338,11 @@ def _described(fitted: LinearMap, divided: Divided, chosen: Method) -> AtlasMap:
         digits=certificate.digits,
         rank=certificate.rank,
         r2=certificate.r2,
-        held_out_r2=0.0 if constant.all() else float(1.0 - errors.sum() / totals.sum()),
+        held_out_r2=r2,
         held_out_r2_per_output=_short(np.sort(per_output)[::-1]),
         singular_values=_short(np.linalg.svd(fitted.weight, compute_uv=False)),
         ridge_curve=() if constant.all() else _ridge_curve(divided, source, target, chosen),
-        notes=certificate.notes,
+        notes=(*certificate.notes, *([_WORSE] if r2 < 0 else [])),
     )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from crossgram.atlases.facts import Atlas
+from crossgram.atlases.facts import Atlas, AtlasMap
 from crossgram.evaluation import Interval
 from crossgram.evaluation.resampling import fewest_people
 
-__all__ = ["Kept", "basis", "headline", "kept_by_pair", "split_in_words"]
+__all__ = ["Kept", "basis", "headline", "kept_by_pair", "map_notes", "split_in_words"]
+
+_MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,30 @@ def split_in_words(atlas: Atlas) -> str:
     if split.recognised_rows not in (0, split.held_out_rows):
         tried += f", recognition on {split.recognised_rows:,} of these"
     return f"{fitted} {tried}. {_apart(atlas)}"
+
+
+def map_notes(atlas: Atlas) -> list[str]:
+    """Return the notes of the maps' certificates, each once, and of which maps it is."""
+    noted: dict[str, list[AtlasMap]] = {}
+    for one in atlas.maps:
+        for note in one.notes:
+            noted.setdefault(note, []).append(one)
+    return [f"{_maps(atlas, maps)}: {note}" for note, maps in noted.items()]
+
+
+def _maps(atlas: Atlas, maps: Sequence[AtlasMap]) -> str:
+    if len(maps) == len(atlas.maps):
+        return "all maps"
+    if len(maps) == 1:
+        return f"the map {maps[0].source} to {maps[0].target}"
+    for end, word in (("source", "from"), ("target", "to")):
+        ends = {getattr(one, end) for one in maps}
+        of_ends = [one for one in atlas.maps if getattr(one, end) in ends]
+        if len(ends) == 1 and len(maps) == len(of_ends):
+            return f"the maps {word} {ends.pop()}"
+    named = ", ".join(f"{one.source} to {one.target}" for one in maps[:_MOST_NAMED])
+    more = len(maps) - _MOST_NAMED
+    return f"the maps {named}" + (f" and {more:,} more" if more > 0 else "")
 
 
 def _apart(atlas: Atlas) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crossgram.atlases.facts import FACTS, Atlas, check_pydantic, load_atlas
 from crossgram.atlases.tables import Matrix, matrices_of, measures_of
-from crossgram.atlases.words import basis, headline, split_in_words
+from crossgram.atlases.words import basis, headline, map_notes, split_in_words
 from crossgram.errors import CorruptDataError, InputError
 from crossgram.evaluation import (
     Identification,
@@ -36,6 +36,7 @@ REPORT = "report.html"
 """The page's name in the folder of an atlas."""
 
 _MOST_HEAT_MAP_SPACES = 30
+_MOST_NOTES = 3
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def write_report(
             headline=headline(atlas),
             basis=basis(atlas),
             split=split_in_words(atlas),
+            notes=_sentences([*atlas.notes, *_most_of(map_notes(atlas))]),
             sections=list(_sections(atlas)),
         )
     except (ArithmeticError, LookupError, RuntimeError, StopIteration, ValueError) as error:
@@ -320,7 +322,6 @@ def _maps(atlas: Atlas) -> _Section:
         for own in atlas.maps
     ]
     head = ["map", "R²", "R² held out", "rank", "condition", "digits", "ridge", "method"]
-    notes = [f"{own.source} to {own.target}: {note}" for own in atlas.maps for note in own.notes]
     return _Section(
         "Maps and their certificates",
         [
@@ -329,7 +330,7 @@ def _maps(atlas: Atlas) -> _Section:
                 "that of the source's centred rows, columns of length 1. Dotted lines beside a "
                 "ridge's curve are the map that was taken."
             ),
-            *_sentences(notes),
+            *_sentences(map_notes(atlas)),
         ],
         [_Table("Certificates", head, rows)],
         [plot for target in atlas.names for plot in of_maps(atlas, target)],
@@ -389,6 +390,15 @@ def _intervals_in_words(
         return ["Too few people for confidence intervals."]
     return [
         f"In brackets {report.confidence:.0%} intervals over people, {report.resamples:,} draws."
+    ]
+
+
+def _most_of(notes: Sequence[str]) -> list[str]:
+    """Return so many notes as have room before everything else, and how many there are more."""
+    more = len(notes) - _MOST_NOTES
+    return [
+        *notes[:_MOST_NOTES],
+        *([f"{more:,} more notes on maps are beside their certificates"] if more > 0 else []),
     ]
 
 
