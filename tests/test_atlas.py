@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
@@ -536,6 +537,9 @@ def test_of_few_people_no_interval_is_given_and_their_number_is(
     words = cg.write_report(tmp_path / "out").read_text(encoding="utf-8")
     assert "No 95% intervals: 2 of the people" in words
     assert words.count(sentence) == 2
+    assert f'<p class="headline">{sentence}</p>' in words
+    # nothing that is lost has a sign
+    assert not re.search(r"-0\.0+\b", words[words.index("<main>") : words.index("<svg")])
 
 
 def test_notes_of_maps_are_said_once_and_of_which_they_are(tmp_path: Path) -> None:

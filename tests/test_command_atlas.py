@@ -60,6 +60,18 @@ def test_prints_tables_of_source_and_target(folder: Path) -> None:
     assert (folder / "two" / "report.html").is_file()
 
 
+def test_numbers_names_that_are_too_long_for_a_table(folder: Path) -> None:
+    done = crossgram(
+        *("atlas", "a.zarr", "b.zarr", "-o", "long", "--name", "old", "--name", "n" * 60),
+        *("--resamples", 0, "--no-report"),
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[4].split() == ["rank-1,", "from", "/", "to", "1", "2"]
+    assert lines[6].split()[:2] == ["2", "n" * 60]
+
+
 def test_prints_the_notes_of_maps(folder: Path) -> None:
     done = crossgram(
         *("atlas", "new-a.zarr", "new-b.zarr", "-o", "few", "--resamples", 0, "--no-report"),

@@ -132,13 +132,15 @@ def command(
 def _text(made: Atlas, folder: str) -> str:
     from crossgram.atlases.tables import matrices_of
     from crossgram.atlases.words import basis, headline, map_notes, split_in_words
+    from crossgram.reporting.names import Names
     from crossgram_cli.text import aligned, columns
 
+    names = Names(made.names)
     parts = ["\n".join([*headline(made), *basis(made)])]
     for matrix in (own for own in matrices_of(made) if own.name in _SHOWN):
-        top = [f"{matrix.title}, from / to", *made.names]
+        top = [f"{matrix.title}, from / to", *map(names.short, made.names)]
         rows = [
-            [source, *(matrix.text(source, target) for target in made.names)]
+            [names.numbered(source), *(matrix.text(source, target) for target in made.names)]
             for source in made.names
         ]
         parts.append(columns([top, *rows], text=1))

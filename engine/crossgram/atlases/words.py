@@ -10,7 +10,7 @@ from crossgram.atlases.facts import Atlas, AtlasMap
 from crossgram.evaluation import Interval
 from crossgram.evaluation.resampling import fewest_people
 
-__all__ = ["Kept", "basis", "headline", "kept_by_pair", "map_notes", "split_in_words"]
+__all__ = ["Kept", "basis", "headline", "is_of_few", "kept_by_pair", "map_notes", "split_in_words"]
 
 _MOST_NAMED = 3
 
@@ -81,22 +81,25 @@ def headline(atlas: Atlas) -> list[str]:
 
 
 def basis(atlas: Atlas) -> list[str]:
-    """Return what the figures of recognition rest on, and whether these are too few people.
-
-    Too few are those over whom no interval is given: `fewest_people`.
-    """
+    """Return what the figures of recognition rest on, and whether these are too few people."""
     if atlas.identification:
         report, people = atlas.identification[0].report, atlas.split.recognised_people or 0
         searches = "1 search" if report.mated == 1 else f"{report.mated:,} searches"
         of = "1 person" if people == 1 else f"{people:,} people"
         least = fewest_people(report.confidence)
-        few = (
-            f", too few to tell how it is with others (at least {least})" if people < least else ""
-        )
-        return [f"Recognition rests on {searches} for {of}{few}."]
+        few = f", too few to tell how it is with others (at least {least})"
+        return [f"Recognition rests on {searches} for {of}{few if is_of_few(atlas) else ''}."]
     if atlas.classification:
         return [f"Classification rests on {atlas.classification[0].report.images:,} images."]
     return []
+
+
+def is_of_few(atlas: Atlas) -> bool:
+    """Tell whether recognition was tried on too few people for an interval over them."""
+    if not atlas.identification:
+        return False
+    least = fewest_people(atlas.identification[0].report.confidence)
+    return (atlas.split.recognised_people or 0) < least
 
 
 def split_in_words(atlas: Atlas) -> str:

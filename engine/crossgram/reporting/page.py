@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crossgram.atlases.facts import FACTS, Atlas, check_pydantic, load_atlas
 from crossgram.atlases.tables import Matrix, matrices_of, measures_of
-from crossgram.atlases.words import basis, headline, map_notes, split_in_words
+from crossgram.atlases.words import basis, headline, is_of_few, map_notes, split_in_words
 from crossgram.errors import CorruptDataError, InputError
 from crossgram.evaluation import (
     Classification,
@@ -118,6 +118,7 @@ def write_report(
             numbered=Names(atlas.names).are_numbered,
             headline=headline(atlas),
             basis=basis(atlas),
+            is_of_few=is_of_few(atlas),
             split=split_in_words(atlas),
             notes=_sentences([*atlas.notes, *_most_of(map_notes(atlas))]),
             sections=list(_sections(atlas)),
@@ -184,7 +185,7 @@ def _with_loss(own: Matrix, source: str, target: str) -> str:
     cell, native = own.cells.get((source, target)), own.cells.get((target, target))
     if cell is None or native is None or source == target:
         return text
-    return f"{text} ({100 * (cell.value - native.value):+.1f})"
+    return f"{text} ({_rounded(100 * (cell.value - native.value), 1):+.1f})"
 
 
 def _verification(atlas: Atlas) -> _Section:
@@ -288,7 +289,7 @@ def _classification(atlas: Atlas) -> _Section:
             _called("by", own, names),
             *(f"{100 * share:.2f}" for share in own.top.values()),
             f"{100 * own.agreement:.2f}",
-            *(f"{points:+.2f}" for points in own.loss.values()),
+            *(f"{_rounded(points, 2):+.2f}" for points in own.loss.values()),
         ]
         for own in found.values()
     ]
@@ -436,8 +437,14 @@ def _row(name: str, own: Verification | Identification, figures: Sequence[str]) 
 
 def _spread(value: float, interval: Interval | None, scale: float) -> str:
     if interval is None:
-        return f"{value:.2f}"
-    return f"{value:.2f} [{scale * interval.low:.2f}, {scale * interval.high:.2f}]"
+        return f"{_rounded(value, 2):.2f}"
+    low, high = (_rounded(scale * end, 2) for end in (interval.low, interval.high))
+    return f"{_rounded(value, 2):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _rounded(value: float, decimals: int) -> float:
+    """Round a number, to nothing without a sign where nothing is left of it."""
+    return round(value, decimals) + 0.0
 
 
 def _percent(share: float | None) -> str:
