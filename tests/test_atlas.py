@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
@@ -14,8 +15,15 @@ import pytest
 from people import DIMS, write_people
 
 import crossgram as cg
-from crossgram.atlases.words import headline, kept_by_pair, split_in_words
-from crossgram.errors import CorruptDataError, InputError, OutputExistsError, WidthMismatchError
+from crossgram.atlases.words import basis, headline, kept_by_pair, map_notes, split_in_words
+from crossgram.errors import (
+    CorruptDataError,
+    InputError,
+    NonFiniteError,
+    OutputExistsError,
+    PairingError,
+    WidthMismatchError,
+)
 from crossgram.fingerprint import id_hashes
 from crossgram.heads import ClassifierHead
 from crossgram.sampling import hold_out
@@ -41,6 +49,35 @@ def rows_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
     store.read(0, rows)
     assert store.labels is not None
     return rows.astype(float), store.labels.read(0, store.rows)
+
+
+def spoiled(
+    path: Path,
+    to: Path,
+    values: dict[int, float],
+    *,
+    rows: int | None = None,
+    masked: bool = False,
+    labels: dict[int, Any] | None = None,
+) -> Path:
+    """Copy a store, or its first rows, with some rows of one value, or some labels, instead."""
+    store = cg.EmbeddingStore.open(path)
+    count = rows or store.rows
+    embeddings = rows_of(path)[0].astype(np.float32)[:count]
+    for row, value in values.items():
+        embeddings[row] = value
+    assert store.ids is not None
+    own = rows_of(path)[1][:count].astype(object)
+    for row, label in (labels or {}).items():
+        own[row] = label
+    with cg.EmbeddingStore.create(to, dim=store.dim) as writer:
+        writer.append(
+            embeddings,
+            ids=store.ids.read(0, count),
+            labels=own.tolist(),
+            masked=np.isnan(embeddings).any(axis=1) if masked else None,
+        )
+    return to
 
 
 def divided(stores: list[Path], out: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -214,6 +251,37 @@ class TestOtherStores:
         atlas = cg.atlas(stores, tmp_path / "out", try_on=stores, allow_overlap=True, resamples=0)
         assert "200 images and 40 people are on both sides, which flatters" in split_in_words(atlas)
 
+    def test_rows_that_are_not_finite_are_left_out_or_named(self, tmp_path: Path) -> None:
+        fitted = write_people(tmp_path)[:2]
+        others = write_people(tmp_path, part="new-", seed=1, people=12)[:2]
+        spoilt = spoiled(others[0], tmp_path / "spoilt.zarr", {3: np.nan, 7: 0.0})
+        options: dict[str, Any] = {"names": NAMES[:2], "try_on": [spoilt, others[1]]}
+        with pytest.raises(NonFiniteError, match=r"spoilt\.zarr: row 3 .*--on-nonfinite skip"):
+            cg.atlas(fitted, tmp_path / "out", resamples=0, **options)
+        atlas = cg.atlas(fitted, tmp_path / "out", on_nonfinite="skip", resamples=0, **options)
+        # all zeros is a row of the moments, and has no cosine
+        assert (atlas.split.held_out_rows, atlas.split.recognised_rows) == (59, 58)
+        assert atlas.verification is not None
+        assert (atlas.verification.images, atlas.verification.left_out) == (58, 2)
+        assert {one.report.probes for one in atlas.identification} == {46}
+        assert "0 of the images to fit to and 1 of those to try the maps on" in atlas.notes[0]
+        assert "2 of the images to try recognition on" in atlas.notes[1]
+
+    def test_rows_held_out_that_are_not_finite_are_counted(self, tmp_path: Path) -> None:
+        stores = write_people(tmp_path)[:2]
+        spoilt = spoiled(stores[0], tmp_path / "spoilt.zarr", dict.fromkeys(range(0, 200, 5), 0.0))
+        atlas = cg.atlas([spoilt, stores[1]], tmp_path / "out", resamples=0)
+        assert atlas.split.recognised_rows == 32
+        assert "8 of the images to try recognition on" in atlas.notes[0]
+
+    def test_images_of_another_count_are_named(self, tmp_path: Path) -> None:
+        fitted = write_people(tmp_path)[:2]
+        a, b = write_people(tmp_path, part="new-", seed=1, people=12)[:2]
+        short = spoiled(a, tmp_path / "short.zarr", {3: np.nan}, rows=50, masked=True)
+        whole = spoiled(b, tmp_path / "whole.zarr", {3: np.nan}, masked=True)
+        with pytest.raises(PairingError, match="short.zarr has 50 rows, .*whole.zarr has 60"):
+            cg.atlas(fitted, tmp_path / "out", names=NAMES[:2], try_on=[short, whole])
+
     def test_classifiers_read_mapped_embeddings(self, tmp_path: Path) -> None:
         fitted = write_people(tmp_path, part="")
         others = (
@@ -249,6 +317,60 @@ class TestOtherStores:
         assert kept[0].share == by_kind["mapped"] / by_kind["native"]
 
 
+class TestLabels:
+    """Stores that are paired say the same of whom a row shows, where they say it."""
+
+    def test_that_disagree_are_refused(self, stores: list[Path], tmp_path: Path) -> None:
+        other = spoiled(stores[1], tmp_path / "other.zarr", {}, labels={7: "p999"})
+        message = (
+            r"row 7 \(p001/7\) is labelled 'p001' in .*a\.zarr and 'p999' in .*other\.zarr; rows"
+        )
+        with pytest.raises(PairingError, match=message):
+            cg.atlas([stores[0], other], tmp_path / "out")
+        with pytest.raises(PairingError, match=message):
+            cg.verify(stores[0], other)
+        with pytest.raises(PairingError, match=message):
+            cg.learning_curve(stores[0], other)
+        with pytest.raises(PairingError, match=message):
+            cg.identify(stores[0], stores[1], native=other, reembedded=stores[0])
+        with pytest.raises(PairingError, match=message):
+            cg.atlas(stores[:2], tmp_path / "out", try_on=[stores[0], other])
+        head = ClassifierHead(np.eye(DIMS["b"]), np.zeros(DIMS["b"]))
+        with pytest.raises(PairingError, match=message):
+            cg.classify(stores[0], other, head)
+        assert not (tmp_path / "out").exists()
+
+    def test_of_rows_in_another_order_are_told_by_the_ids(
+        self, stores: list[Path], tmp_path: Path
+    ) -> None:
+        turned = tmp_path / "turned.zarr"
+        store = cg.EmbeddingStore.open(stores[1])
+        rows, labels = rows_of(stores[1])
+        assert store.ids is not None
+        with cg.EmbeddingStore.create(turned, dim=store.dim) as writer:
+            ids = store.ids.read(0, 200)[::-1]
+            writer.append(rows[::-1].astype("f4"), ids=ids, labels=labels[::-1])
+        with pytest.raises(PairingError, match="200 ids are in both. To pair the rows by id"):
+            cg.atlas([stores[0], turned], tmp_path / "out")
+
+    def test_that_are_numbers_are_those_of_the_same_text(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        numbers = np.repeat(np.arange(8), 5)
+        for name, labels in (("a", numbers), ("b", numbers.astype(str))):
+            with cg.EmbeddingStore.create(tmp_path / f"{name}.zarr", dim=4) as writer:
+                writer.append(rng.normal(size=(40, 4)).astype("f4"), labels=labels)
+        report = cg.verify(tmp_path / "a.zarr", tmp_path / "b.zarr", resamples=0)
+        assert report.people == 8
+
+    def test_of_rows_that_are_masked_may_be_anything(
+        self, stores: list[Path], tmp_path: Path
+    ) -> None:
+        other = spoiled(
+            stores[1], tmp_path / "other.zarr", {7: np.nan}, labels={7: "?"}, masked=True
+        )
+        assert cg.verify(stores[0], other, resamples=0).images == 199
+
+
 class TestFolder:
     def test_comes_back_as_it_was(self, made: tuple[cg.Atlas, Path]) -> None:
         atlas, out = made
@@ -273,6 +395,39 @@ class TestFolder:
         assert interval is not None
         assert (float(own["low"]), float(own["high"])) == (interval.low, interval.high)
         assert len([key for key in keys if key[0] == "identification" and key[4] == "rank-1"]) == 15
+
+    def test_the_table_says_what_is_kept_and_lost(self, made: tuple[cg.Atlas, Path]) -> None:
+        atlas, out = made
+        with (out / "figures.csv").open(newline="", encoding="utf-8") as file:
+            rows = {tuple(row.values())[:5]: row for row in csv.DictReader(file)}
+        checked = 0
+        for one in (one for pair in atlas.identification for one in pair.report.searches):
+            if one.kind == "native":
+                continue
+            for name, share in one.kept.items():
+                row = rows["identification", one.source, one.target, one.kind, name]
+                assert float(row["kept"]) == pytest.approx(share)
+                native = rows["identification", one.target, one.target, "native", name]
+                points = 100 * (float(native["value"]) - float(row["value"]))
+                assert float(row["lost"]) == pytest.approx(points)
+                interval = one.kept_intervals[name]
+                ends = ("", "") if interval is None else (str(interval.low), str(interval.high))
+                assert (row["kept_low"], row["kept_high"]) == ends
+                checked += 1
+        assert atlas.verification is not None
+        for own in atlas.verification.comparisons:
+            for name, points in own.loss.items():
+                row = rows["verification", own.source, own.target, own.kind, name]
+                assert float(row["lost"]) == pytest.approx(points)
+                interval = own.loss_intervals[name]
+                ends = ("", "") if interval is None else (str(interval.low), str(interval.high))
+                assert (row["lost_low"], row["lost_high"]) == ends
+                assert (row["kept"] == "") == (name == "equal_error_rate")
+                checked += 1
+        assert checked > 50
+        for row in rows.values():
+            if row["kind"] in ("native", "") or row["task"] == "map":
+                assert {v for k, v in row.items() if k.startswith(("kept", "lost"))} == {""}
 
     def test_only_an_atlas_is_overwritten(self, stores: list[Path], tmp_path: Path) -> None:
         out = tmp_path / "out"
@@ -352,10 +507,67 @@ def test_the_headline_says_what_is_kept(made: tuple[cg.Atlas, Path], tmp_path: P
         "The maps were fitted on 150 images and tried on 50. Images tried on were held out by "
         "label: no person is on both sides."
     )
-    two = cg.atlas(write_people(tmp_path)[:2], tmp_path / "out", resamples=20)
+    two = cg.atlas(write_people(tmp_path)[:2], tmp_path / "out", resamples=20, held_out=0.25)
     own = kept_by_pair(two)[0]
     assert own.interval is not None
     assert headline(two)[0] == (
         f"Searching b's gallery with a's probes keeps {100 * own.share:.1f} % of b's rank-1 "
         f"({100 * own.interval.low:.1f} % to {100 * own.interval.high:.1f} %)."
     )
+
+
+def test_of_few_people_no_interval_is_given_and_their_number_is(
+    stores: list[Path], made: tuple[cg.Atlas, Path], tmp_path: Path
+) -> None:
+    assert basis(made[0]) == ["Recognition rests on 40 searches for 10 people."]
+    few = cg.atlas(stores[:2], tmp_path / "out", resamples=20, held_out=0.05)
+    assert few.split.recognised_people == 2
+    (sentence,) = basis(few)
+    assert sentence == (
+        "Recognition rests on 8 searches for 2 people, too few to tell how it is with others "
+        "(at least 10)."
+    )
+    assert few.verification is not None
+    for own in few.verification.comparisons:
+        assert set(own.intervals.values()) == {None}
+        assert set(own.loss_intervals.values()) <= {None}
+    for own in few.identification[0].report.searches:
+        assert {*own.intervals.values(), *own.kept_intervals.values()} == {None}
+    assert all(line.endswith(" rank-1.") for line in headline(few))
+    words = cg.write_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert "No 95% intervals: 2 of the people" in words
+    assert words.count(sentence) == 2
+    assert f'<p class="headline">{sentence}</p>' in words
+    # nothing that is lost has a sign
+    assert not re.search(r"-0\.0+\b", words[words.index("<main>") : words.index("<svg")])
+
+
+def test_notes_of_maps_are_said_once_and_of_which_they_are(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(60, 4))
+    stores = {
+        "wide": shared @ rng.normal(size=(4, 60)) + 0.1 * rng.normal(size=(60, 60)),
+        "flat": np.repeat(shared, 2, axis=1),
+        "plain": shared @ rng.normal(size=(4, 3)),
+    }
+    atlas = cg.atlas(list(stores.values()), tmp_path / "out", names=list(stores), resamples=0)
+    notes = map_notes(atlas)
+    assert all(len(note) > 20 for note in notes)
+    assert any(
+        note.startswith("the maps from flat: the rows of flat have rank 4 of 8") for note in notes
+    )
+    assert any(note.startswith("the maps from wide: ") and "use ridge" in note for note in notes)
+    assert not any(note.startswith("the maps from plain") for note in notes)
+    words = cg.write_report(tmp_path / "out").read_text(encoding="utf-8")
+    head, rest = words.split("<main>")
+    assert "<p>Note: The maps from " in head
+    assert "The maps from flat: the rows of flat have rank 4 of 8" in rest
+
+
+def test_a_map_that_is_worse_than_the_mean_on_images_held_out_says_so(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    spaces = [rng.normal(size=(40, 20)), rng.normal(size=(40, 5))]
+    atlas = cg.atlas(spaces, tmp_path / "out", names=["a", "b"], resamples=0)
+    first = atlas.maps[0]
+    assert first.held_out_r2 < 0
+    assert "worse than the mean of the targets" in first.notes[-1]

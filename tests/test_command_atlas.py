@@ -50,13 +50,38 @@ def test_prints_tables_of_source_and_target(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("Searching new's gallery with old's probes keeps ")
-    assert lines[3].split() == ["rank-1,", "from", "/", "to", "old", "new"]
-    assert lines[4].split()[0] == "old"
+    assert lines[2].startswith("Recognition rests on 32 searches for 8 people, too few ")
+    assert lines[4].split() == ["rank-1,", "from", "/", "to", "old", "new"]
+    assert lines[5].split()[0] == "old"
     assert "no person is on both sides" in done.stdout
     assert not (folder / "two" / "report.html").exists()
     report = succeeds("report", "two", cwd=folder)
     assert report == {"report": "two/report.html"}
     assert (folder / "two" / "report.html").is_file()
+
+
+def test_numbers_names_that_are_too_long_for_a_table(folder: Path) -> None:
+    done = crossgram(
+        *("atlas", "a.zarr", "b.zarr", "-o", "long", "--name", "old", "--name", "n" * 60),
+        *("--resamples", 0, "--no-report"),
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[4].split() == ["rank-1,", "from", "/", "to", "1", "2"]
+    assert lines[6].split()[:2] == ["2", "n" * 60]
+
+
+def test_prints_the_notes_of_maps(folder: Path) -> None:
+    done = crossgram(
+        *("atlas", "new-a.zarr", "new-b.zarr", "-o", "few", "--resamples", 0, "--no-report"),
+        *("--held-out", 0.8),
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    notes = [line for line in done.stdout.splitlines() if line.startswith("note ")]
+    assert len(notes) >= 2
+    assert "the map new-a to new-b: only 10 rows for 7 coefficients" in notes[0]
 
 
 def test_other_stores_are_tried_on(folder: Path) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from crossgram.errors import InputError
 from crossgram.evaluation.pair_list import all_pairs
-from crossgram.evaluation.resampling import WeightedPairs, drawn_figures, intervals
+from crossgram.evaluation.resampling import WeightedPairs, drawn_figures, fewest_people, intervals
 from crossgram.verification import (
     PairScores,
     area_under_curve,
@@ -85,7 +86,9 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         labels, rows = people(40, 4, seed)
         pairs = all_pairs(labels)
         scores = np.einsum("ij,ij->i", rows[pairs.left], rows[pairs.right])
-        area, *_ = intervals(drawn_figures(scores, pairs, (), resamples=100, seed=seed), 0.9)
+        area, *_ = intervals(
+            drawn_figures(scores, pairs, (), resamples=100, seed=seed), 0.9, people=40
+        )
         assert area is not None
         held += area.low <= truth <= area.high
     assert held >= 40
@@ -100,6 +103,28 @@ def _area(labels: np.ndarray, rows: np.ndarray) -> float:
 
 def test_figures_that_few_draws_have_have_no_interval() -> None:
     drawn = np.array([[0.5, np.nan]] * 2 + [[0.7, 0.3]] * 10)
-    area, rate = intervals(drawn, 0.5)
+    area, rate = intervals(drawn, 0.5, people=12)
     assert area is not None
     assert rate is None
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.9, 0.95, 0.99])
+def test_intervals_over_so_few_people_that_they_miss_twice_as_often_are_not_given(
+    confidence: float,
+) -> None:
+    fewest = fewest_people(confidence)
+    drawn = np.tile(np.linspace(0.4, 0.6, 50)[:, None], (1, 2))
+    assert intervals(drawn, confidence, fewest - 1) == [None, None]
+    assert None not in intervals(drawn, confidence, fewest)
+    # of means of normal figures, to whose standard errors the draws' are as (n - 1) / n
+    rng = np.random.default_rng(0)
+    z = stats.norm.ppf((1 + confidence) / 2)
+    for people, is_enough in ((fewest, True), (max(2, fewest // 2), False)):
+        figures = rng.normal(size=(200_000, people))
+        reach = z * figures.std(axis=1) / np.sqrt(people)
+        missed = float(np.mean(np.abs(figures.mean(axis=1)) > reach))
+        assert (missed < 2.05 * (1 - confidence)) == is_enough
+
+
+def test_ten_people_are_enough_for_the_usual_interval() -> None:
+    assert fewest_people(0.95) == 10

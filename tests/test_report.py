@@ -5,23 +5,27 @@ from __future__ import annotations
 import io
 import json
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from browser import browser
+from jinja2 import Environment, PackageLoader
 from people import write_people
 from PIL import Image
 from playwright.sync_api import Browser
 
 import crossgram as cg
-from crossgram.atlases.words import headline, split_in_words
+from crossgram.atlases.words import basis, headline, split_in_words
 from crossgram.errors import CorruptDataError, InputError, OutputExistsError
 from crossgram.figures import INK, LINES, SHADE
+from crossgram.reporting.names import Names
+from crossgram.reporting.paper import Table
 
 NAMES = ("a", "b", "c")
 
@@ -29,7 +33,7 @@ NAMES = ("a", "b", "c")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
-    cg.atlas(write_people(root), root / "atlas", resamples=20)
+    cg.atlas(write_people(root), root / "atlas", resamples=20, held_out=0.25)
     cg.write_report(root / "atlas")
     return root / "atlas"
 
@@ -99,8 +103,8 @@ class TestPage:
 
     def test_says_what_is_kept_and_of_which_images(self, folder: Path, page: str) -> None:
         atlas = cg.load_atlas(folder)
-        text = " ".join(Parsed(page).words)
-        for sentence in (*headline(atlas), split_in_words(atlas)):
+        text = " ".join(" ".join(Parsed(page).words).split())
+        for sentence in (*headline(atlas), *basis(atlas), split_in_words(atlas)):
             assert sentence in text
         for title in ("Verification, 1:1", "Identification, 1:N", "Maps and their certificates"):
             assert title in text
@@ -108,6 +112,10 @@ class TestPage:
         for own in atlas.verification.comparisons:
             assert own.comparison in text
             assert f"{100 * own.area_under_curve:.2f} [" in text
+
+    def test_writes_the_numbers_of_logarithmic_axes_plainly(self, page: str) -> None:
+        assert "mathdefault" not in page
+        assert re.search(r">0\.01</text>", page)
 
     def test_is_the_same_of_the_same_atlas(self, folder: Path, page: str, tmp_path: Path) -> None:
         again = cg.write_report(folder, tmp_path / "again.html")
@@ -122,6 +130,54 @@ class TestPage:
         parsed = Parsed(page)
         assert parsed.tags["script"] == 0
         assert "<script>alert(1)</script>&$1_" in "".join(parsed.words)
+
+
+class TestNames:
+    def test_that_are_short_stand_everywhere(self) -> None:
+        names = Names(["a", "resnet"])
+        assert not names.are_numbered
+        assert names.short("a") == names.numbered("a") == names.cut("a") == "a"
+
+    @pytest.mark.parametrize("all_names", [["a", "b" * 21], [f"net-{k:03}" for k in range(20)]])
+    def test_that_are_too_long_together_are_numbered(self, all_names: list[str]) -> None:
+        names = Names(all_names)
+        assert [names.short(name) for name in all_names] == [
+            str(k + 1) for k in range(len(all_names))
+        ]
+        assert names.numbered(all_names[1]).split() == ["2", all_names[1]]
+        assert all(len(names.cut(name)) <= 19 for name in all_names)
+
+
+class TestTables:
+    """On paper a table is as many as it takes, and none is too wide."""
+
+    @staticmethod
+    def of(columns: int, cell: str, name: str = "n") -> Table:
+        head = ["from / to", *map(str, range(columns))]
+        return Table("T", head, [[f"{name}{k}", *[cell] * columns] for k in range(3)])
+
+    def test_that_fit_stay_as_they_are(self) -> None:
+        table = self.of(4, "98.12 (-1.2)")
+        assert not table.is_stacked
+        assert table.sheets == [table]
+
+    def test_that_are_wide_have_cells_of_two_lines(self) -> None:
+        table = self.of(10, "98.12 (-12.2)", "n" * 60)
+        assert table.is_stacked
+        assert table.sheets == [table]
+
+    def test_that_are_wider_are_cut_and_no_column_is_lost(self) -> None:
+        table = self.of(50, "98.12 (-12.2)", "n" * 60)
+        sheets = table.sheets
+        assert len(sheets) > 2
+        assert [name for sheet in sheets for name in sheet.head[1:]] == table.head[1:]
+        for sheet in sheets:
+            assert [row[0] for row in sheet.rows] == [row[0] for row in table.rows]
+            assert all(len(row) == len(sheet.head) for row in sheet.rows)
+
+    def test_without_rows_or_columns_are_no_trouble(self) -> None:
+        assert len(Table("T", ["a", "b"], []).sheets) == 1
+        assert len(Table("T", ["a"], [["x"]]).sheets) == 1
 
 
 class TestWriting:
@@ -216,6 +272,78 @@ def test_looks_right_in_a_browser(
     # neither blank nor covered: text, lines and coloured cells on the page's ground
     assert 0.3 < background.mean() < 0.97
     assert len(np.unique(pixels.reshape(-1, 3)[::7], axis=0)) > 200
+
+
+LONG = ("vit_huge_patch14_clip_336.laion2b_ft_in12k_in1k-and-more_0001", "b" * 60, "W " * 30)
+
+
+@pytest.fixture(scope="module")
+def with_long_names(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("long")
+    facts = (folder / "atlas.json").read_text()
+    for name, long in zip(NAMES, LONG, strict=True):
+        facts = facts.replace(f'"{name}"', f'"{long}"')
+    (out / "atlas.json").write_text(facts)
+    with warnings.catch_warnings():
+        # of figures that have no room for their names
+        warnings.simplefilter("error")
+        return cg.write_report(out)
+
+
+TOO_WIDE = """() => [...document.querySelectorAll("table, p, h1, ol, figure, figcaption")]
+    .filter(one => !one.closest(".scroll") || matchMedia("print").matches)
+    .filter(one => one.getBoundingClientRect().right > innerWidth + 0.5)
+    .map(one => one.textContent.slice(0, 60))"""
+
+COVERED = """() => [...document.querySelectorAll("tr")]
+    .map(row => [...row.children].map(one => one.getBoundingClientRect()))
+    .filter(cells => cells.some((one, k) => k > 0 && one.left < cells[k - 1].right - 0.5))
+    .length"""
+
+_SHEET = 703
+"""Pixels between the margins of an upright A4 sheet."""
+
+
+@pytest.mark.parametrize(
+    ("width", "medium"), [(400, "screen"), (1280, "screen"), (_SHEET, "print")]
+)
+def test_long_names_neither_overflow_nor_cover(
+    with_long_names: Path, chromium: Browser, width: int, medium: Literal["screen", "print"]
+) -> None:
+    tab = chromium.new_page(viewport={"width": width, "height": 900})
+    tab.emulate_media(media=medium)
+    tab.goto(with_long_names.as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert tab.evaluate(TOO_WIDE) == []
+    assert tab.evaluate(COVERED) == 0
+    shares = tab.evaluate(
+        """() => [...document.querySelectorAll(".scroll tbody tr:first-child")]
+            .map(row => row.firstElementChild.getBoundingClientRect().width / innerWidth)"""
+    )
+    # beside what a row is of, its figures can be seen
+    assert max(shares) < 0.5
+    text = tab.inner_text("ol")
+    assert all(name.strip() in text for name in LONG)
+    tab.close()
+
+
+@pytest.mark.parametrize("columns", [10, 50])
+def test_every_column_is_on_paper(page: str, chromium: Browser, columns: int) -> None:
+    style = page[page.index("<style>") : page.index("</style>") + len("</style>")]
+    environment = Environment(
+        loader=PackageLoader("crossgram.reporting", "."), autoescape=True, trim_blocks=True
+    )
+    macros: Any = environment.get_template("table.html.jinja").module
+    head = ["from / to", *(f"column{k}" for k in range(columns))]
+    rows = [[f"{k} {'w' * 60}", *["100.00 [100.00, 100.00]"] * columns] for k in range(columns)]
+    tab = chromium.new_page(viewport={"width": _SHEET, "height": 900})
+    tab.emulate_media(media="print")
+    tab.set_content(f"{style}<div class='tables'>{macros.shown(Table('T', head, rows))}</div>")
+    assert tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert tab.evaluate(TOO_WIDE) == []
+    shown = [own.inner_text() for own in tab.query_selector_all("thead th") if own.is_visible()]
+    assert [name for name in shown if name != head[0]] == head[1:]
+    tab.close()
 
 
 def _contrast(one: str, other: str) -> float:

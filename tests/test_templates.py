@@ -376,6 +376,7 @@ class TestVerify:
             normalize_images=normalize,
             detector_scores=ijb / "scores.txt" if scored else None,
             resamples=10,
+            confidence=0.5,
         )
         own = next(
             one for one in report.comparisons if (one.native, one.probe) == ("b with b", "left")

@@ -13,7 +13,16 @@ from typing import Any
 from crossgram.errors import InputError
 from crossgram.output import check_output, whole_file
 
-__all__ = ["INK", "LINES", "SHADE", "check_figure", "check_matplotlib", "figure_file", "inline_svg"]
+__all__ = [
+    "INK",
+    "LINES",
+    "SHADE",
+    "check_figure",
+    "check_matplotlib",
+    "figure_file",
+    "inline_svg",
+    "plain_logarithms",
+]
 
 _FORMATS = ("svg", "png", "pdf")
 
@@ -93,6 +102,23 @@ def inline_svg(name: str, size: tuple[float, float], draw: Callable[[Any], None]
     svg = svg[svg.index("<svg ") :]
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", svg)
     return re.sub("|".join(_IN_CSS), lambda found: _IN_CSS[found.group()], svg)
+
+
+def plain_logarithms(axis: Any) -> None:
+    """Write the numbers of a logarithmic axis as 0.001, where formulas are not parsed."""
+    from matplotlib.ticker import LogFormatterSciNotation
+
+    class Plain(LogFormatterSciNotation):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            # those that are to be written at all
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    for which in ("major", "minor"):
+        own = getattr(axis, f"get_{which}_formatter")()
+        if isinstance(own, LogFormatterSciNotation):
+            getattr(axis, f"set_{which}_formatter")(
+                Plain(labelOnlyBase=own.labelOnlyBase, minor_thresholds=own.minor_thresholds)
+            )
 
 
 @contextmanager

@@ -80,6 +80,7 @@ def draw_cells(
     *,
     limits: tuple[float, float],
     is_distance: bool,
+    across: Sequence[str] | None = None,
 ) -> None:
     """Draw a value for every source, downwards, and target, across; none where it is NaN.
 
@@ -97,6 +98,8 @@ def draw_cells(
         The values of the ends of the colours.
     is_distance : bool
         Whether small values are the good ones, which are pale.
+    across : sequence of str, optional
+        What targets are called, upright, if in another way.
     """
     low, high = limits
     panel.pcolormesh(
@@ -108,7 +111,10 @@ def draw_cells(
     panel.invert_yaxis()
     panel.set_aspect("equal")
     centres = np.arange(len(names)) + 0.5
-    panel.set_xticks(centres, names, rotation=45, ha="right", rotation_mode="anchor")
+    if across is None:
+        panel.set_xticks(centres, names, rotation=45, ha="right", rotation_mode="anchor")
+    else:
+        panel.set_xticks(centres, across)
     panel.set_yticks(centres, names)
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):

@@ -17,10 +17,18 @@ from numpy.typing import NDArray
 from crossgram.errors import PairingError
 from crossgram.output import run_errors
 from crossgram.row_file import RowFile
-from crossgram.source import Source, raw_reader
+from crossgram.source import Source, masked_rows, raw_reader
 from crossgram.store import Column
 
-__all__ = ["at_rows", "check_counts", "check_ids", "joined", "joining_bytes", "matched"]
+__all__ = [
+    "at_rows",
+    "check_counts",
+    "check_ids",
+    "check_labels",
+    "joined",
+    "joining_bytes",
+    "matched",
+]
 
 _COLUMN_ROWS = 65_536
 _LEAST_SPAN = 256
@@ -77,6 +85,50 @@ def check_ids(sources: Sequence[Source], start: int, stop: int) -> None:
                 f"row {start + row} is {str(expected[row])!r} in {first.label} and "
                 f"{str(found[row])!r} in {other.label}; {_common(first, other)}"
             )
+
+
+def check_labels(sources: Sequence[Source]) -> None:
+    """Compare the labels of all rows of all sources that have labels; 7 and "7" are the same.
+
+    Rows that are masked in one of the two are left out.
+
+    Raises
+    ------
+    PairingError
+        Names the first row that differs and both labels, or the ids, if these differ.
+    """
+    named = [(source, source.labels) for source in sources if source.labels is not None]
+    for other, other_labels in named[1:]:
+        first, first_labels = named[0]
+        for start in range(0, first.rows, _COLUMN_ROWS):
+            stop = min(start + _COLUMN_ROWS, first.rows)
+            if first_labels.stored_alike(other_labels, start, stop):
+                continue
+            expected, found = first_labels.read(start, stop), other_labels.read(start, stop)
+            different = _as_text(expected, found) != _as_text(found, expected)
+            masked = masked_rows([first, other], start, stop)
+            if masked is not None:
+                different &= ~masked
+            if different.any():
+                # rows in another order differ in both, and the ids say what to do about it
+                check_ids([first, other], 0, first.rows)
+                row = int(np.argmax(different))
+                raise PairingError(
+                    f"{_row_in_words(first, start + row)} is labelled {str(expected[row])!r} in "
+                    f"{first.label} and {str(found[row])!r} in {other.label}; rows that are paired "
+                    "must be of one image: give such rows, or mend the labels"
+                )
+
+
+def _as_text(labels: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
+    """Return labels as they are beside others of their kind, else as text."""
+    alike = labels.dtype.kind == others.dtype.kind
+    return labels if alike else labels.astype(np.dtypes.StringDType())
+
+
+def _row_in_words(source: Source, row: int) -> str:
+    number = int(source.row_numbers(row, row + 1)[0])
+    return f"row {number}" + ("" if source.ids is None else f" ({_ids(source, row, row + 1)[0]})")
 
 
 def _check_same_kind(first: Source, other: Source) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from crossgram.errors import InputError
 from crossgram.grouping import Assign, stable_hashes
+from crossgram.pairing import check_labels
 from crossgram.source import Source, masked_rows
 
 __all__ = ["MOST_OF_A_LABEL", "MOST_SCORED", "HeldOut", "hold_out"]
@@ -121,8 +122,11 @@ def hold_out(
     ------
     InputError
         If the share or the seed is out of range, or fewer than 2 rows are held out or left.
+    PairingError
+        If sources do not agree on a row's label.
     """
     _check(share, seed)
+    check_labels(sources)
     by, draw = _drawer(sources, int(seed))
     pieces = partial(_pieces, sources, draw)
     bound = _bound(by, pieces, float(share))

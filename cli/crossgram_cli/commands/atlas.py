@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_MOST_NOTES = 5
+"""On maps."""
+
 _SHOWN = ("rank-1", "area_under_curve", "top-1", "held_out_r2")
 """Of the tables of a report, those that are printed too."""
 
@@ -128,14 +131,16 @@ def command(
 
 def _text(made: Atlas, folder: str) -> str:
     from crossgram.atlases.tables import matrices_of
-    from crossgram.atlases.words import headline, split_in_words
+    from crossgram.atlases.words import basis, headline, map_notes, split_in_words
+    from crossgram.reporting.names import Names
     from crossgram_cli.text import aligned, columns
 
-    parts = ["\n".join(headline(made))]
+    names = Names(made.names)
+    parts = ["\n".join([*headline(made), *basis(made)])]
     for matrix in (own for own in matrices_of(made) if own.name in _SHOWN):
-        top = [f"{matrix.title}, from / to", *made.names]
+        top = [f"{matrix.title}, from / to", *map(names.short, made.names)]
         rows = [
-            [source, *(matrix.text(source, target) for target in made.names)]
+            [names.numbered(source), *(matrix.text(source, target) for target in made.names)]
             for source in made.names
         ]
         parts.append(columns([top, *rows], text=1))
@@ -143,7 +148,13 @@ def _text(made: Atlas, folder: str) -> str:
     lines = [
         ("figures", "in percent, but R2; on the diagonal those of a network by itself"),
         ("split", split_in_words(made)),
-        *(("note", note) for note in made.notes),
+        *(("note", note) for note in (*made.notes, *_first(map_notes(made)))),
         ("atlas", f"{folder}: {', '.join(files)}"),
     ]
     return "\n\n".join([*parts, aligned(lines)])
+
+
+def _first(notes: list[str]) -> list[str]:
+    more = len(notes) - _MOST_NOTES
+    last = [f"{more:,} more on maps, with their certificates"] if more > 0 else []
+    return [*notes[:_MOST_NOTES], *last]

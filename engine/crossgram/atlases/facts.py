@@ -97,7 +97,7 @@ class AtlasMap:
     ridge_curve : tuple of RidgePoint
         Other strengths, by the rows held out; empty of other methods than least squares.
     notes : tuple of str
-        Of its certificate.
+        Of its certificate, and one of a map that is of no use to images held out.
     """
 
     source: str
@@ -130,6 +130,9 @@ class AtlasSplit:
         Images that the maps were fitted to, and others that R² is of.
     recognised_rows : int
         Those of the latter that recognition is tried on.
+    recognised_people : int or None
+        Of whom there are two of these or more, so that they can be recognised; None where labels
+        are missing, or classes.
     shared_images, shared_people : int or None
         Found on both sides; None where that cannot be told.
     seed : int
@@ -142,6 +145,7 @@ class AtlasSplit:
     fitted_rows: int
     held_out_rows: int
     recognised_rows: int
+    recognised_people: int | None
     shared_images: int | None
     shared_people: int | None
     seed: int

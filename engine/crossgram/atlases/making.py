@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import permutations
@@ -43,6 +43,11 @@ MAPS, MOMENTS = "maps", "moments.safetensors"
 
 _RANKS = (1, 2, 5, 10, 20, 50, 100)
 """Of the CMC."""
+
+_WORSE = (
+    "on the images held out it is worse than the mean of the targets; use ridge, or more images to "
+    "fit to"
+)
 
 _SAFE_NAME = re.compile(r"[\w][\w .+-]*")
 
@@ -165,7 +170,7 @@ def atlas(
         )
         for i, j in permutations(range(len(called)), 2)
     }
-    recognised = _recognised(
+    recognised, notes = _recognised(
         divided, called, fitted, heads, classes, fars, resamples, seed, allow_overlap, progress
     )
     made = Atlas(
@@ -176,6 +181,7 @@ def atlas(
         maps=tuple(_described(one, divided, chosen) for one in fitted.values()),
         comparison=comparison,
         **recognised,
+        notes=(*_left_out(divided), *notes),
     )
     with whole_directory(folder, overwrite=overwrite) as temporary:
         training.save(temporary / MOMENTS)
@@ -233,17 +239,13 @@ def _recognised(
     seed: int,
     allow_overlap: bool,
     progress: ProgressCallback,
-) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "verification": None,
-        "identification": (),
-        "classification": (),
-        "notes": (),
-    }
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what recognition is kept, by the fields of `Atlas`, and notes."""
+    found: dict[str, Any] = {"verification": None, "identification": (), "classification": ()}
     sources = divided.tried
     if not sources:
         note = "recognition was not tried: the images have no labels"
-        return found | {"notes": (note,)}
+        return found, (note,)
     if heads:
         own = classifications(
             sources,
@@ -254,14 +256,14 @@ def _recognised(
             allow_overlap=allow_overlap,
             progress=progress,
         )
-        return found | {"classification": tuple(own)}
+        return found | {"classification": tuple(own)}, ()
     rows = gallery_and_probes(sources)
     if len(rows[0]) < 2 or not len(rows[1]):
         note = (
             "recognition was not tried: the images to try it on show one person only, or no person "
             "twice"
         )
-        return found | {"notes": (note,)}
+        return found, (note,)
     found["verification"] = verify_spaces(
         sources,
         maps,
@@ -285,7 +287,22 @@ def _recognised(
             progress=progress,
         )
     )
-    return found
+    return found, ()
+
+
+def _left_out(divided: Divided) -> Iterator[str]:
+    """Say which images count nowhere."""
+    fitted, tried = divided.training.skipped, divided.held_out.skipped
+    if fitted or tried:
+        yield (
+            f"{fitted:,} of the images to fit to and {tried:,} of those to try the maps on are "
+            "masked or not finite in some store, and were left out of all"
+        )
+    if divided.left_out:
+        yield (
+            f"{divided.left_out:,} of the images to try recognition on were left out of it, being "
+            "not finite or all zeros in some store"
+        )
 
 
 def _space(moments: Moments, space: Space) -> AtlasSpace:
@@ -309,6 +326,7 @@ def _described(fitted: LinearMap, divided: Divided, chosen: Method) -> AtlasMap:
     errors = residual_squares(held_out, source, target, _Solved(fitted.weight.T, fitted.bias))
     totals = squares_about(held_out, target, divided.training)
     constant = is_rounding(totals, held_out, target)
+    r2 = 0.0 if constant.all() else float(1.0 - errors.sum() / totals.sum())
     per_output = np.where(constant, 0.0, 1.0 - errors / np.where(constant, 1.0, totals))
     return AtlasMap(
         source=source,
@@ -320,11 +338,11 @@ def _described(fitted: LinearMap, divided: Divided, chosen: Method) -> AtlasMap:
         digits=certificate.digits,
         rank=certificate.rank,
         r2=certificate.r2,
-        held_out_r2=0.0 if constant.all() else float(1.0 - errors.sum() / totals.sum()),
+        held_out_r2=r2,
         held_out_r2_per_output=_short(np.sort(per_output)[::-1]),
         singular_values=_short(np.linalg.svd(fitted.weight, compute_uv=False)),
         ridge_curve=() if constant.all() else _ridge_curve(divided, source, target, chosen),
-        notes=certificate.notes,
+        notes=(*certificate.notes, *([_WORSE] if r2 < 0 else [])),
     )
 
 

@@ -15,14 +15,16 @@ from crossgram.evaluation.splits import Overlap, checked_overlaps
 from crossgram.fingerprint import known_rows
 from crossgram.folds import FoldedMoments
 from crossgram.moments import Moments
-from crossgram.pairing import at_rows
+from crossgram.pairing import at_rows, check_counts, check_labels
 from crossgram.progress import ProgressCallback
 from crossgram.sampling import hold_out
 from crossgram.source import Source, SourceLike, first_column, open_source, usable_rows
-
-_TRAINING = 0
+from crossgram.store import Column
 
 __all__ = ["Divided", "by_holding_out", "by_other_stores"]
+
+_TRAINING = 0
+_BLOCK_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,15 @@ class Divided:
         Images to try recognition on, in every space; none without labels.
     split : AtlasSplit
         What they are.
+    left_out : int
+        Images that recognition would be tried on if they could be compared in every space.
     """
 
     training: Moments
     held_out: Moments
     tried: Sequence[Source]
     split: AtlasSplit
+    left_out: int
 
 
 def by_holding_out(
@@ -91,11 +96,13 @@ def by_holding_out(
         fitted_rows=training.rows,
         held_out_rows=held_out.rows,
         recognised_rows=tried[0].rows if tried else 0,
+        recognised_people=_people(tried) if tried else None,
         shared_images=0,
         shared_people=0 if apart.by == "labels" else None,
         seed=seed,
     )
-    return Divided(training, held_out, tried, split)
+    left_out = len(apart.scored) - split.recognised_rows
+    return Divided(training, held_out, tried, split, left_out)
 
 
 def by_other_stores(
@@ -130,6 +137,9 @@ def by_other_stores(
                 f"{other.label}: has {other.dim} columns, {own.label} has {own.dim}; give stores "
                 "of the same networks in the same order"
             )
+    for side in (sources, tried):
+        check_counts(side)
+        check_labels(side)
     usable = np.flatnonzero(usable_rows(tried))
     known = [
         all(any(getattr(one, by) is not None for one in side) for side in (sources, tried))
@@ -147,18 +157,23 @@ def by_other_stores(
     assert isinstance(training, Moments)
     assert isinstance(held_out, Moments)
     labelled = any(source.labels is not None for source in tried)
+    left_out = 0
+    if labelled and options.on_nonfinite == "skip":
+        tried = _masked(tried, directed=labels_are_people)
+        left_out = len(usable) - int(usable_rows(tried).sum())
     split = AtlasSplit(
         by="other stores",
         fitted_on=tuple(source.label for source in sources),
         tried_on=tuple(source.label for source in tried),
         fitted_rows=training.rows,
         held_out_rows=held_out.rows,
-        recognised_rows=len(usable) if labelled else 0,
+        recognised_rows=len(usable) - left_out if labelled else 0,
+        recognised_people=_people(tried) if labelled and labels_are_people else None,
         shared_images=shared[0].images if known[0] else None,
         shared_people=shared[0].people if shared else None,
         seed=0,
     )
-    return Divided(training, held_out, tried if labelled else [], split)
+    return Divided(training, held_out, tried if labelled else [], split, left_out)
 
 
 def _told(sources: Sequence[Source]) -> Source:
@@ -166,6 +181,14 @@ def _told(sources: Sequence[Source]) -> Source:
     ids = first_column(sources, "ids")
     labels = first_column(sources, "labels")
     return replace(sources[0], ids=ids, labels=labels)
+
+
+def _people(sources: Sequence[Source]) -> int:
+    """Return of how many people paired sources have two images or more."""
+    labels = first_column(sources, "labels")
+    assert labels is not None
+    _, images = np.unique(labels.read(0, len(labels))[usable_rows(sources)], return_counts=True)
+    return int((images > 1).sum())
 
 
 def _in_memory(sources: Sequence[Source], rows: NDArray[np.int64]) -> list[Source]:
@@ -176,14 +199,42 @@ def _in_memory(sources: Sequence[Source], rows: NDArray[np.int64]) -> list[Sourc
         array = np.empty((source.rows, source.dim), source.dtype)
         source.read(0, array)
         arrays.append(array)
-    known = np.all([np.isfinite(own).all(axis=1) & own.any(axis=1) for own in arrays], axis=0)
+    known = np.all([_comparable(own, directed=True) for own in arrays], axis=0)
     if not known.any():
         raise InputError(
-            f"{sources[0].label}: none of the {len(rows)} images to try recognition on has an "
-            "embedding in every space; mend them, or choose others by another seed"
+            f"{_nothing_left(sources, len(rows))}; mend them, or choose others by another seed"
         )
     kept = np.flatnonzero(known)
     return [
         replace(at_rows(source, kept), read=open_source(array[kept]).read)
         for source, array in zip(picked, arrays, strict=True)
     ]
+
+
+def _masked(sources: Sequence[Source], *, directed: bool) -> list[Source]:
+    """Mask in all of paired sources the rows that cannot be compared in one of them."""
+    usable = usable_rows(sources)
+    known = usable.copy()
+    for source in sources:
+        size = max(1, _BLOCK_BYTES // (source.dim * source.dtype.itemsize))
+        for start in range(0, source.rows, size):
+            stop = min(start + size, source.rows)
+            block = np.empty((stop - start, source.dim), source.dtype)
+            source.read(start, block)
+            known[start:stop] &= _comparable(block, directed=directed)
+    if not known.any():
+        raise InputError(f"{_nothing_left(sources, int(usable.sum()))}; mend them, or give others")
+    return [replace(source, masked=Column(~known, "masked")) for source in sources]
+
+
+def _comparable(rows: NDArray[np.floating], *, directed: bool) -> NDArray[np.bool_]:
+    """Tell which rows are finite and, if they must have a direction, not zero."""
+    finite: NDArray[np.bool_] = np.isfinite(rows).all(axis=1)
+    return finite & rows.any(axis=1) if directed else finite
+
+
+def _nothing_left(sources: Sequence[Source], rows: int) -> str:
+    return (
+        f"{sources[0].label}: none of the {rows:,} images to try recognition on has an embedding "
+        "in every space"
+    )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from crossgram.atlases.facts import Atlas
 from crossgram.comparison import MEASURES
@@ -15,6 +16,8 @@ __all__ = ["FIGURES", "Figure", "Matrix", "figures_of", "matrices_of", "measures
 
 FIGURES = "figures.csv"
 """The table's name in the folder of an atlas."""
+
+_BETTER_WHEN_LOWER = ("equal_error_rate",)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,15 @@ class Figure:
         Rates are shares.
     low, high : float or None
         Ends of its confidence interval, where there is one.
+    kept : float or None
+        The value over the target's native one, where that is not 0; None of native figures, of
+        what is no recognition, and of the equal error rate, which is better when it is lower.
+    kept_low, kept_high : float or None
+        Ends of its interval, in identification.
+    lost : float or None
+        What the target's native value is better by, in points (hundredths).
+    lost_low, lost_high : float or None
+        Ends of its interval, in verification.
     """
 
     task: str
@@ -45,6 +57,12 @@ class Figure:
     value: float
     low: float | None = None
     high: float | None = None
+    kept: float | None = None
+    kept_low: float | None = None
+    kept_high: float | None = None
+    lost: float | None = None
+    lost_low: float | None = None
+    lost_high: float | None = None
 
 
 def figures_of(atlas: Atlas) -> Iterator[Figure]:
@@ -53,9 +71,23 @@ def figures_of(atlas: Atlas) -> Iterator[Figure]:
     for one in atlas.maps:
         for name in ("r2", "held_out_r2"):
             yield Figure("map", one.source, one.target, "mapped", name, getattr(one, name))
-    yield from _verified(atlas)
-    yield from _identified(atlas)
-    yield from _classified(atlas)
+    recognised = [*_verified(atlas), *_identified(atlas), *_classified(atlas)]
+    native = {(one.task, one.target, one.name): one.value for one in recognised if _is_native(one)}
+    for figure in recognised:
+        own = native.get((figure.task, figure.target, figure.name))
+        yield figure if own is None or _is_native(figure) else _against(figure, own)
+
+
+def _is_native(figure: Figure) -> bool:
+    return figure.kind == "native"
+
+
+def _against(figure: Figure, native: float) -> Figure:
+    """Return a figure with what is kept and lost of the target's native one."""
+    lost = 100 * (native - figure.value)
+    if figure.name in _BETTER_WHEN_LOWER:
+        return replace(figure, lost=-lost)
+    return replace(figure, kept=figure.value / native if native else None, lost=lost)
 
 
 @dataclass(frozen=True)
@@ -153,7 +185,9 @@ def _compared(atlas: Atlas) -> Iterator[Figure]:
 def _verified(atlas: Atlas) -> Iterator[Figure]:
     report = atlas.verification
     for own in () if report is None else report.comparisons:
-        yield from _reported("verification", own, own.figures(), own.intervals)
+        yield from _reported(
+            "verification", own, own.figures(), own.intervals, lost=own.loss_intervals
+        )
 
 
 def _identified(atlas: Atlas) -> Iterator[Figure]:
@@ -162,7 +196,9 @@ def _identified(atlas: Atlas) -> Iterator[Figure]:
     for own in (search for pair in atlas.identification for search in pair.report.searches):
         if own.search not in seen:
             seen.add(own.search)
-            yield from _reported("identification", own, own.figures(), own.intervals)
+            # of a native search, what it is to that of the other network is no share kept
+            kept = {} if own.kind == "native" else own.kept_intervals
+            yield from _reported("identification", own, own.figures(), own.intervals, kept=kept)
 
 
 def _classified(atlas: Atlas) -> Iterator[Figure]:
@@ -179,11 +215,32 @@ def _reported(
     own: Verification | Identification | Classification,
     values: Mapping[str, float],
     intervals: Mapping[str, Interval | None],
+    *,
+    kept: Mapping[str, Interval | None] = MappingProxyType({}),
+    lost: Mapping[str, Interval | None] = MappingProxyType({}),
 ) -> Iterator[Figure]:
     for name, value in values.items():
-        interval = intervals.get(name)
-        ends = (None, None) if interval is None else (interval.low, interval.high)
-        yield Figure(task, own.source, own.target, own.kind, name, value, *ends)
+        low, high = _ends(intervals.get(name))
+        kept_low, kept_high = _ends(kept.get(name))
+        lost_low, lost_high = _ends(lost.get(name))
+        yield Figure(
+            task,
+            own.source,
+            own.target,
+            own.kind,
+            name,
+            value,
+            low,
+            high,
+            kept_low=kept_low,
+            kept_high=kept_high,
+            lost_low=lost_low,
+            lost_high=lost_high,
+        )
+
+
+def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
+    return (None, None) if interval is None else (interval.low, interval.high)
 
 
 def write_table(atlas: Atlas, folder: Path) -> None:

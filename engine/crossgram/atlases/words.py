@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from crossgram.atlases.facts import Atlas
+from crossgram.atlases.facts import Atlas, AtlasMap
 from crossgram.evaluation import Interval
+from crossgram.evaluation.resampling import fewest_people
 
-__all__ = ["Kept", "headline", "kept_by_pair", "split_in_words"]
+__all__ = ["Kept", "basis", "headline", "is_of_few", "kept_by_pair", "map_notes", "split_in_words"]
+
+_MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def kept_by_pair(atlas: Atlas) -> list[Kept]:
 
 
 def headline(atlas: Atlas) -> list[str]:
-    """Return what the maps keep, in a sentence or two."""
+    """Return what the maps keep, in a sentence or two; `basis` says what that rests on."""
     kept = kept_by_pair(atlas)
     if not kept:
         return [_of_variance(atlas)]
@@ -76,6 +80,28 @@ def headline(atlas: Atlas) -> list[str]:
     return [sentence]
 
 
+def basis(atlas: Atlas) -> list[str]:
+    """Return what the figures of recognition rest on, and whether these are too few people."""
+    if atlas.identification:
+        report, people = atlas.identification[0].report, atlas.split.recognised_people or 0
+        searches = "1 search" if report.mated == 1 else f"{report.mated:,} searches"
+        of = "1 person" if people == 1 else f"{people:,} people"
+        least = fewest_people(report.confidence)
+        few = f", too few to tell how it is with others (at least {least})"
+        return [f"Recognition rests on {searches} for {of}{few if is_of_few(atlas) else ''}."]
+    if atlas.classification:
+        return [f"Classification rests on {atlas.classification[0].report.images:,} images."]
+    return []
+
+
+def is_of_few(atlas: Atlas) -> bool:
+    """Tell whether recognition was tried on too few people for an interval over them."""
+    if not atlas.identification:
+        return False
+    least = fewest_people(atlas.identification[0].report.confidence)
+    return (atlas.split.recognised_people or 0) < least
+
+
 def split_in_words(atlas: Atlas) -> str:
     """Return which images the maps were fitted on, and which they were tried on."""
     split = atlas.split
@@ -84,6 +110,30 @@ def split_in_words(atlas: Atlas) -> str:
     if split.recognised_rows not in (0, split.held_out_rows):
         tried += f", recognition on {split.recognised_rows:,} of these"
     return f"{fitted} {tried}. {_apart(atlas)}"
+
+
+def map_notes(atlas: Atlas) -> list[str]:
+    """Return the notes of the maps' certificates, each once, and of which maps it is."""
+    noted: dict[str, list[AtlasMap]] = {}
+    for one in atlas.maps:
+        for note in one.notes:
+            noted.setdefault(note, []).append(one)
+    return [f"{_maps(atlas, maps)}: {note}" for note, maps in noted.items()]
+
+
+def _maps(atlas: Atlas, maps: Sequence[AtlasMap]) -> str:
+    if len(maps) == len(atlas.maps):
+        return "all maps"
+    if len(maps) == 1:
+        return f"the map {maps[0].source} to {maps[0].target}"
+    for end, word in (("source", "from"), ("target", "to")):
+        ends = {getattr(one, end) for one in maps}
+        of_ends = [one for one in atlas.maps if getattr(one, end) in ends]
+        if len(ends) == 1 and len(maps) == len(of_ends):
+            return f"the maps {word} {ends.pop()}"
+    named = ", ".join(f"{one.source} to {one.target}" for one in maps[:_MOST_NAMED])
+    more = len(maps) - _MOST_NAMED
+    return f"the maps {named}" + (f" and {more:,} more" if more > 0 else "")
 
 
 def _apart(atlas: Atlas) -> str:

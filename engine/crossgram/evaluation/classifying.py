@@ -19,7 +19,7 @@ from crossgram.evaluation.scoring import as_wide
 from crossgram.evaluation.splits import Overlap, checked_overlaps, split_notes
 from crossgram.heads import ClassifierHead, in_top_k
 from crossgram.linear_map import LinearMap
-from crossgram.pairing import check_counts, check_ids
+from crossgram.pairing import check_counts, check_ids, check_labels
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.source import Source, SourceLike, address_of, first_column, open_source, usable_rows
 
@@ -148,6 +148,7 @@ def classify(
     sources, called = open_spaces([source, target], names)
     check_counts(sources)
     check_ids(sources, 0, sources[0].rows)
+    check_labels(sources)
     own_head = _head(head, sources[1])
     other_head = None if source_head is None else _head(source_head, sources[0])
     if other_head is not None and other_head.classes != own_head.classes:

@@ -21,7 +21,7 @@ from crossgram.evaluation.searching import Probes, Search, search, task_bytes
 from crossgram.evaluation.splits import Overlap, checked_overlaps, split_notes
 from crossgram.fingerprint import id_hashes
 from crossgram.linear_map import LinearMap
-from crossgram.pairing import check_counts, check_ids
+from crossgram.pairing import check_counts, check_ids, check_labels
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.source import Source, SourceLike, address_of, open_source, usable_rows
 from crossgram.verification import allowed_false_accepts, least_rate, tellable
@@ -317,7 +317,10 @@ def identify(
     against = ~mated if strangers else np.ones(len(mated), bool)
     rated = tellable(fpirs, int(against.sum()))
     count = int(mated.sum())
-    measuring = _Measuring(who, against, count, tuple(ranks), tuple(rated), resamples, seed)
+    enrolled_people = len(np.unique(who[mated]))
+    measuring = _Measuring(
+        who, against, count, tuple(ranks), tuple(rated), resamples, seed, enrolled_people
+    )
     reported = _reported(
         planned, found, measuring, native=native_name, truth=truth, confidence=confidence
     )
@@ -376,6 +379,7 @@ def _twin(name: str, first: Source, given: SourceLike | None, dim: int) -> Sourc
         )
     check_counts([first, twin])
     check_ids([first, twin], 0, first.rows)
+    check_labels([first, twin])
     return twin
 
 
@@ -474,6 +478,7 @@ class _Measuring:
     fpirs: tuple[float, ...]
     resamples: int
     seed: int
+    enrolled_people: int
 
     @property
     def names(self) -> list[str]:
@@ -587,7 +592,8 @@ def _named(
 ) -> dict[str, Interval | None]:
     if not measuring.resamples:
         return {}
-    return dict(zip(measuring.names, intervals(drawn, confidence), strict=True))
+    ends = intervals(drawn, confidence, measuring.enrolled_people)
+    return dict(zip(measuring.names, ends, strict=True))
 
 
 def _against(found: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[float, float]:

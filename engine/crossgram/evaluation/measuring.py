@@ -250,7 +250,10 @@ class Sorted:
     def _named(self, draws: NDArray[np.float64], drawing: Drawing) -> dict[str, Interval | None]:
         if not drawing.resamples:
             return {}
-        return dict(zip(self._names(), intervals(draws, drawing.confidence), strict=True))
+        pairs = self._pairs
+        alike = len(np.unique(pairs.subject[pairs.left[pairs.same]]))
+        ends = intervals(draws, drawing.confidence, alike)
+        return dict(zip(self._names(), ends, strict=True))
 
 
 class Binned:

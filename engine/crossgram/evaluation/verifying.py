@@ -35,7 +35,7 @@ from crossgram.evaluation.templates import (
     read_templates,
 )
 from crossgram.linear_map import LinearMap
-from crossgram.pairing import check_counts, check_ids
+from crossgram.pairing import check_counts, check_ids, check_labels
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.source import Source, SourceLike, first_column, usable_rows
 from crossgram.verification import TAR_MODES, allowed_false_accepts, least_rate
@@ -258,6 +258,7 @@ def verify_spaces(
     sources, called = open_spaces(spaces, names)
     check_counts(sources)
     check_ids(sources, 0, sources[0].rows)
+    check_labels(sources)
     usable = usable_rows(sources)
     if templates is None or pairs is None:
         pooled = None

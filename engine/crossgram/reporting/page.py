@@ -9,17 +9,21 @@ from pathlib import Path
 
 from crossgram.atlases.facts import FACTS, Atlas, check_pydantic, load_atlas
 from crossgram.atlases.tables import Matrix, matrices_of, measures_of
-from crossgram.atlases.words import headline, split_in_words
+from crossgram.atlases.words import basis, headline, is_of_few, map_notes, split_in_words
 from crossgram.errors import CorruptDataError, InputError
 from crossgram.evaluation import (
+    Classification,
     Identification,
     IdentificationReport,
     Interval,
     Verification,
     VerificationReport,
 )
+from crossgram.evaluation.resampling import fewest_people
 from crossgram.figures import check_matplotlib
 from crossgram.output import check_output, refuse_overlap, whole_file
+from crossgram.reporting.names import Names
+from crossgram.reporting.paper import Table
 from crossgram.reporting.plots import (
     Plot,
     heat_map,
@@ -35,23 +39,20 @@ REPORT = "report.html"
 """The page's name in the folder of an atlas."""
 
 _MOST_HEAT_MAP_SPACES = 30
+_MOST_SMALL_SPACES = 7
+"""Whose heat maps can be read at the size of other plots."""
 
-
-@dataclass(frozen=True)
-class _Table:
-    """Head and rows as text; the first column names the row."""
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+_MOST_NOTES = 3
+_THRESHOLDS = "Thresholds: one of a space does not hold in another"
 
 
 @dataclass(frozen=True)
 class _Section:
     title: str
     words: Sequence[str]
-    tables: Sequence[_Table]
+    tables: Sequence[Table]
     plots: Sequence[Plot]
+    has_large_plots: bool = False
 
 
 def check_report() -> None:
@@ -114,8 +115,12 @@ def write_report(
     try:
         page = environment.get_template("page.html.jinja").render(
             atlas=atlas,
+            numbered=Names(atlas.names).are_numbered,
             headline=headline(atlas),
+            basis=basis(atlas),
+            is_of_few=is_of_few(atlas),
             split=split_in_words(atlas),
+            notes=_sentences([*atlas.notes, *_most_of(map_notes(atlas))]),
             sections=list(_sections(atlas)),
         )
     except (ArithmeticError, LookupError, RuntimeError, StopIteration, ValueError) as error:
@@ -152,19 +157,22 @@ def _kept(atlas: Atlas) -> _Section:
                 "Rows are the networks that images come from, columns the spaces that they are "
                 "compared in: on the diagonal a network by itself, elsewhere through the map. In "
                 "percent; in brackets, in points, what is won or lost against the target by itself."
-            )
+            ),
+            *basis(atlas),
         ],
         [_matrix(own, atlas) for own in matrices],
         plots,
+        len(atlas.names) > _MOST_SMALL_SPACES,
     )
 
 
-def _matrix(own: Matrix, atlas: Atlas) -> _Table:
+def _matrix(own: Matrix, atlas: Atlas) -> Table:
+    names = Names(atlas.names)
     rows = []
     for source in atlas.names:
         cells = [_with_loss(own, source, target) for target in atlas.names]
-        rows.append([source, *cells])
-    return _Table(_upper(own.title), ["from / to", *atlas.names], rows)
+        rows.append([names.numbered(source), *cells])
+    return Table(_upper(own.title), ["from / to", *map(names.short, atlas.names)], rows)
 
 
 def _heat_map(name: str, own: Matrix, atlas: Atlas) -> Plot:
@@ -177,17 +185,18 @@ def _with_loss(own: Matrix, source: str, target: str) -> str:
     cell, native = own.cells.get((source, target)), own.cells.get((target, target))
     if cell is None or native is None or source == target:
         return text
-    return f"{text} ({100 * (cell.value - native.value):+.1f})"
+    return f"{text} ({_rounded(100 * (cell.value - native.value), 1):+.1f})"
 
 
 def _verification(atlas: Atlas) -> _Section:
     report = atlas.verification
     assert report is not None
     figures = list(report.comparisons[0].figures())
-    rows = [_row(own.comparison, own, figures) for own in report.comparisons]
+    names = Names(atlas.names)
+    rows = [_row(_called("with", own, names), own, figures) for own in report.comparisons]
     losses = [
         [
-            own.comparison,
+            _called("with", own, names),
             *(_spread(own.loss[name], own.loss_intervals.get(name), 1) for name in figures),
         ]
         for own in report.comparisons
@@ -200,14 +209,14 @@ def _verification(atlas: Atlas) -> _Section:
             f"of two, by the {report.metric}; {report.images:,} images of {report.people:,} "
             "people. Across spaces every pair is scored both ways."
         ),
-        *_intervals_in_words(report, [own.intervals for own in report.comparisons]),
+        *_intervals_in_words(atlas, report, [own.intervals for own in report.comparisons]),
     ]
     return _Section(
         "Verification, 1:1",
         [*words, *_sentences(report.notes)],
         [
-            _Table("In percent", ["comparison", *head], rows),
-            _Table("Lost against the target by itself, in points", ["comparison", *head], losses),
+            Table("In percent", ["comparison", *head], rows),
+            Table("Lost against the target by itself, in points", ["comparison", *head], losses),
         ],
         [plot for target in atlas.names for plot in of_verification(atlas, target)],
     )
@@ -217,10 +226,11 @@ def _identification(atlas: Atlas) -> _Section:
     first = atlas.identification[0].report
     searches = {own.search: own for pair in atlas.identification for own in pair.report.searches}
     figures = list(next(iter(searches.values())).figures())
-    rows = [_row(name, own, figures) for name, own in searches.items()]
+    names = Names(atlas.names)
+    rows = [_row(_called("in", own, names), own, figures) for own in searches.values()]
     thresholds = [
-        [name, *(f"{point.threshold:.4f}" for point in own.open_set)]
-        for name, own in searches.items()
+        [_called("in", own, names), *(f"{point.threshold:.4f}" for point in own.open_set)]
+        for own in searches.values()
     ]
     moved = []
     for pair in atlas.identification:
@@ -232,7 +242,8 @@ def _identification(atlas: Atlas) -> _Section:
                     if kept is None
                     else _spread(100 * kept, own.kept_intervals.get("rank-1"), 100)
                 )
-                moved.append([own.search, share, _percent(own.recall), _percent(own.changed_lists)])
+                name = _called("in", own, names)
+                moved.append([name, share, _percent(own.recall), _percent(own.changed_lists)])
     rates = [f"FPIR {point.fpir:g}" for point in next(iter(searches.values())).open_set]
     words = [
         (
@@ -240,15 +251,15 @@ def _identification(atlas: Atlas) -> _Section:
             f"of everybody; {first.mated:,} are of people who are enrolled. Ties count against the "
             "mate."
         ),
-        *_intervals_in_words(first, [own.intervals for own in searches.values()]),
+        *_intervals_in_words(atlas, first, [own.intervals for own in searches.values()]),
     ]
     nearest = first.nearest
     return _Section(
         "Identification, 1:N",
         [*words, *_sentences(first.notes)],
         [
-            _Table("In percent", ["search", *map(_figure, figures)], rows),
-            _Table(
+            Table("In percent", ["search", *map(_figure, figures)], rows),
+            Table(
                 "Moving to another network, in percent",
                 [
                     "search",
@@ -258,11 +269,7 @@ def _identification(atlas: Atlas) -> _Section:
                 ],
                 moved,
             ),
-            _Table(
-                "Thresholds: one of a space does not hold in another",
-                ["search", *rates],
-                thresholds,
-            ),
+            *([Table(_THRESHOLDS, ["search", *rates], thresholds)] if rates else []),
         ],
         [plot for target in atlas.names for plot in of_searches(atlas, target)],
     )
@@ -276,14 +283,15 @@ def _classification(atlas: Atlas) -> _Section:
         # others are there beside it, and their losses are against it
         if own.target == pair.target
     }
+    names = Names(atlas.names)
     rows = [
         [
-            name,
+            _called("by", own, names),
             *(f"{100 * share:.2f}" for share in own.top.values()),
             f"{100 * own.agreement:.2f}",
-            *(f"{points:+.2f}" for points in own.loss.values()),
+            *(f"{_rounded(points, 2):+.2f}" for points in own.loss.values()),
         ]
-        for name, own in found.items()
+        for own in found.values()
     ]
     first = atlas.classification[0].report
     tops = [f"top-{k}" for k in first.classifications[0].top]
@@ -297,15 +305,16 @@ def _classification(atlas: Atlas) -> _Section:
     return _Section(
         "Classification",
         [*words, *_sentences(first.notes)],
-        [_Table("In percent; lost in points", head, rows)],
+        [Table("In percent; lost in points", head, rows)],
         [],
     )
 
 
 def _maps(atlas: Atlas) -> _Section:
+    names = Names(atlas.names)
     rows = [
         [
-            f"{own.source} to {own.target}",
+            f"{names.short(own.source)} to {names.short(own.target)}",
             f"{own.r2:.4f}",
             f"{own.held_out_r2:.4f}",
             f"{own.rank:,}",
@@ -317,7 +326,6 @@ def _maps(atlas: Atlas) -> _Section:
         for own in atlas.maps
     ]
     head = ["map", "R²", "R² held out", "rank", "condition", "digits", "ridge", "method"]
-    notes = [f"{own.source} to {own.target}: {note}" for own in atlas.maps for note in own.notes]
     return _Section(
         "Maps and their certificates",
         [
@@ -326,23 +334,30 @@ def _maps(atlas: Atlas) -> _Section:
                 "that of the source's centred rows, columns of length 1. Dotted lines beside a "
                 "ridge's curve are the map that was taken."
             ),
-            *_sentences(notes),
+            *_sentences(map_notes(atlas)),
         ],
-        [_Table("Certificates", head, rows)],
+        [Table("Certificates", head, rows)],
         [plot for target in atlas.names for plot in of_maps(atlas, target)],
     )
 
 
 def _spaces(atlas: Atlas) -> _Section:
     compared = atlas.comparison
+    names = Names(atlas.names)
     spaces = [
-        [own.name, f"{own.dim:,}", f"{own.rank:,}", f"{own.condition:.3g}", f"{own.components:,}"]
+        [
+            names.numbered(own.name),
+            f"{own.dim:,}",
+            f"{own.rank:,}",
+            f"{own.condition:.3g}",
+            f"{own.components:,}",
+        ]
         for own in compared.spaces
     ]
     matrices = measures_of(atlas)
     pairs = [
         [
-            f"{source} to {target}",
+            f"{names.short(source)} to {names.short(target)}",
             *(own.text(source, target) for own in matrices),
         ]
         for source, target in matrices[0].cells
@@ -360,23 +375,54 @@ def _spaces(atlas: Atlas) -> _Section:
             *_sentences(compared.notes),
         ],
         [
-            _Table("Spaces", ["space", "columns", "rank", "condition", "SVCCA keeps"], spaces),
-            _Table("Measures", ["pair", *(_upper(own.title) for own in matrices)], pairs),
+            Table("Spaces", ["space", "columns", "rank", "condition", "SVCCA keeps"], spaces),
+            Table("Measures", ["pair", *(_upper(own.title) for own in matrices)], pairs),
         ],
         plots,
+        len(atlas.names) > _MOST_SMALL_SPACES,
     )
 
 
+def _called(word: str, own: Verification | Identification | Classification, names: Names) -> str:
+    """Return what is compared with, searched for in, or read by what, as evaluations call it."""
+    source, target = names.short(own.source), names.short(own.target)
+    called = {
+        "native": f"{target} {word} {target}",
+        "mapped": f"{source} to {target} {word} {target}",
+        "mapped, with itself": f"{source} to {target} {word} itself",
+        "unmapped": f"{source} unmapped {word} {target}",
+    }
+    return called[own.kind]
+
+
 def _intervals_in_words(
+    atlas: Atlas,
     report: VerificationReport | IdentificationReport,
     intervals: Sequence[Mapping[str, Interval | None]],
 ) -> list[str]:
     if not report.resamples:
         return []
     if not any(any(own.values()) for own in intervals):
+        people, least = atlas.split.recognised_people or 0, fewest_people(report.confidence)
+        if people < least:
+            return [
+                (
+                    f"No {report.confidence:.0%} intervals: {people:,} of the people are there "
+                    f"with two images or more, and of fewer than {least} one is far too narrow."
+                )
+            ]
         return ["Too few people for confidence intervals."]
     return [
         f"In brackets {report.confidence:.0%} intervals over people, {report.resamples:,} draws."
+    ]
+
+
+def _most_of(notes: Sequence[str]) -> list[str]:
+    """Return so many notes as have room before everything else, and how many there are more."""
+    more = len(notes) - _MOST_NOTES
+    return [
+        *notes[:_MOST_NOTES],
+        *([f"{more:,} more notes on maps are beside their certificates"] if more > 0 else []),
     ]
 
 
@@ -391,8 +437,14 @@ def _row(name: str, own: Verification | Identification, figures: Sequence[str]) 
 
 def _spread(value: float, interval: Interval | None, scale: float) -> str:
     if interval is None:
-        return f"{value:.2f}"
-    return f"{value:.2f} [{scale * interval.low:.2f}, {scale * interval.high:.2f}]"
+        return f"{_rounded(value, 2):.2f}"
+    low, high = (_rounded(scale * end, 2) for end in (interval.low, interval.high))
+    return f"{_rounded(value, 2):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _rounded(value: float, decimals: int) -> float:
+    """Round a number, to nothing without a sign where nothing is left of it."""
+    return round(value, decimals) + 0.0
 
 
 def _percent(share: float | None) -> str:

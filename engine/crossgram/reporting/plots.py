@@ -12,17 +12,20 @@ import numpy as np
 from crossgram.atlases.facts import Atlas, AtlasMap
 from crossgram.atlases.tables import Matrix
 from crossgram.evaluation import Identification, Verification
-from crossgram.figures import LINES, inline_svg
+from crossgram.figures import LINES, inline_svg, plain_logarithms
 from crossgram.heat_maps import DISTANCES, draw_cells, limits_of
+from crossgram.reporting.names import Names
 
 __all__ = ["Plot", "heat_map", "of_maps", "of_searches", "of_spaces", "of_verification"]
 
 _SIZE = 4.4, 3.3
 _LEGEND_LINE = 0.2
 _LEGEND_COLUMNS = 2
-_LONGEST_NAME = 26
 _MARKERS = ("", "o", "s", "^", "D", "v")
 _KINDS = {"native": "-", "mapped": "--", "unmapped": ":"}
+_ROOM_FOR_NAMES, _LETTER = 8, 0.075
+"""Letters beside a heat map of the usual size, and inches of each more."""
+
 _LEAST_SPAN = 0.05
 """Of the values of a heat map, whose colours would otherwise blow up nothing."""
 
@@ -89,7 +92,7 @@ def of_searches(atlas: Atlas, target: str) -> Iterator[Plot]:
         searches |= {own.search: own for own in pair.report.searches if own.target == target}
     curves = [
         _Curve(
-            _called(own.kind, own.source),
+            _called(own.kind, own.source, atlas),
             atlas.names.index(own.source),
             own.kind,
             list(own.ranks),
@@ -121,7 +124,13 @@ def of_maps(atlas: Atlas, target: str) -> Iterator[Plot]:
     def falling(values: Callable[[AtlasMap], Sequence[float]], label: str, scale: str) -> Any:
         def draw(panel: Any) -> None:
             curves = [
-                _Curve(own.source, atlas.names.index(own.source), "native", range(1, 1 + len(y)), y)
+                _Curve(
+                    _called("native", own.source, atlas),
+                    atlas.names.index(own.source),
+                    "native",
+                    range(1, 1 + len(y)),
+                    y,
+                )
                 for own, y in ((own, values(own)) for own in maps)
             ]
             _lines(panel, [_positive(own) for own in curves] if scale == "log" else curves)
@@ -152,7 +161,7 @@ def of_spaces(atlas: Atlas) -> Plot:
     def draw(panel: Any) -> None:
         curves = [
             _Curve(
-                space.name,
+                _called("native", space.name, atlas),
                 k,
                 "native",
                 range(1, 1 + len(space.spectrum)),
@@ -181,6 +190,7 @@ def heat_map(name: str, matrix: Matrix, names: Sequence[str]) -> Plot:
     names : sequence of str
         Of the spaces.
     """
+    called = Names(names)
     values = np.full((len(names), len(names)), np.nan)
     for (source, target), cell in matrix.cells.items():
         values[names.index(source), names.index(target)] = cell.value
@@ -195,22 +205,28 @@ def heat_map(name: str, matrix: Matrix, names: Sequence[str]) -> Plot:
         draw_cells(
             panel,
             values,
-            names,
+            [called.cut(name) for name in names],
             matrix.shown,
             limits=limits,
             is_distance=matrix.name in DISTANCES,
+            across=[called.short(name) for name in names] if called.are_numbered else None,
         )
         panel.spines[:].set_visible(False)
         panel.set(xlabel="target", ylabel="source")
+        # cells are square, so that the first layout does not know where the names will end
+        figure.draw_without_rendering()
 
     side = 1.6 + 0.55 * len(names)
-    return Plot(matrix.title, inline_svg(name, (side + 0.4, side), draw))
+    longest = max(len(called.cut(own)) for own in names)
+    beside = max(0, longest - _ROOM_FOR_NAMES) * _LETTER
+    below = 0.0 if called.are_numbered else 0.7 * beside
+    return Plot(matrix.title, inline_svg(name, (side + 0.4 + beside, side + below), draw))
 
 
 def _ridge(atlas: Atlas, maps: Sequence[AtlasMap], panel: Any) -> None:
     curves = [
         _Curve(
-            own.source,
+            _called("native", own.source, atlas),
             atlas.names.index(own.source),
             "native",
             [point.strength for point in own.ridge_curve],
@@ -228,7 +244,7 @@ def _ridge(atlas: Atlas, maps: Sequence[AtlasMap], panel: Any) -> None:
 def _roc(own: Verification, atlas: Atlas) -> _Curve:
     points = [point for point in own.roc if point.false_accept > 0]
     return _Curve(
-        _called(own.kind, own.source),
+        _called(own.kind, own.source, atlas),
         atlas.names.index(own.source),
         own.kind,
         [point.false_accept for point in points],
@@ -236,8 +252,9 @@ def _roc(own: Verification, atlas: Atlas) -> _Curve:
     )
 
 
-def _called(kind: str, source: str) -> str:
-    return source if kind == "native" else f"{source} {kind}"
+def _called(kind: str, source: str, atlas: Atlas) -> str:
+    names = Names(atlas.names)
+    return names.cut(source) if kind == "native" else f"{names.short(source)} {kind}"
 
 
 def _positive(curve: _Curve) -> _Curve:
@@ -253,7 +270,7 @@ def _lines(panel: Any, curves: Sequence[_Curve]) -> None:
         panel.plot(
             curve.x,
             curve.y,
-            label=_short(curve.name),
+            label=_in_legend(curve.name),
             color=LINES[curve.space % len(LINES)],
             linestyle=_KINDS[curve.kind],
             linewidth=2 if curve.kind == "native" else 1.4,
@@ -264,10 +281,9 @@ def _lines(panel: Any, curves: Sequence[_Curve]) -> None:
     panel.grid(visible=True)
 
 
-def _short(name: str) -> str:
+def _in_legend(name: str) -> str:
     """Return a name for a legend; matplotlib leaves out those that begin with an underscore."""
-    cut = name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
-    return f" {cut}" if cut.startswith("_") else cut
+    return f" {name}" if name.startswith("_") else name
 
 
 def _plot(name: str, title: str, draw: Callable[[Any], None], entries: int) -> Plot:
@@ -276,6 +292,8 @@ def _plot(name: str, title: str, draw: Callable[[Any], None], entries: int) -> P
     def whole(figure: Any) -> None:
         panel = figure.add_subplot()
         draw(panel)
+        for axis in (panel.xaxis, panel.yaxis):
+            plain_logarithms(axis)
         figure.legend(loc="outside lower center", ncols=_LEGEND_COLUMNS)
 
     width, height = _SIZE
