@@ -71,7 +71,7 @@ def check_reports(
     from crossgram.output import check_output, refuse_overlap
 
     if csv_file is not None:
-        check_output(Path(csv_file), overwrite=overwrite)
+        check_output(csv_file, overwrite=overwrite)
         refuse_overlap(Path(csv_file), *read)
     if plot is not None:
         check_figure(Path(plot), overwrite=overwrite)
