@@ -67,7 +67,7 @@ class Objects(ObjectStore[Any]):
         # opened anew in another process, by what its environment says: no credentials travel
         return open_objects, (self.location, self.read_only, self.complete)
 
-    def with_read_only(self, read_only: bool = False) -> Objects:  # type: ignore[override]
+    def with_read_only(self, read_only: bool = False) -> Objects:
         """Return a store of the same objects that can be written to, or not."""
         return Objects(self.location, self.store, read_only=read_only, complete=self.complete)
 

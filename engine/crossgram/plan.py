@@ -21,6 +21,8 @@ _BLOCK_BYTES = 16 << 20
 _RING_BLOCKS = 3
 _RESERVED_BYTES = 24 << 20
 _THREAD_BYTES = 8 << 20
+_CLIENT_BYTES = 32 << 20
+"""What an object store's client takes, with its buffers."""
 
 
 @dataclass(frozen=True)
@@ -280,9 +282,12 @@ def _streaming(
         tile_bytes = tile_bytes // 2 + 4 * kept
     # while the last segments are being finished, one node waits for each bit of those before
     waiting = (-(-sources[0].rows // segment_rows) - threads + 1).bit_length() - 1
+    # a lane reads one source after the other, all chunks of a block at once
+    fetched = [2 * block_rows * s.dim * s.dtype.itemsize for s in sources if s.fetched]
     return {
         "ring": threads * ring * block_rows * row_bytes,
         "decoding": threads * chunk_bytes,
+        "fetching": _CLIENT_BYTES + threads * max(fetched) if fetched else 0,
         "tiles": threads * (tile_bytes + unit_rows),
         "accumulators": threads * sets * moments,
         "merging": waiting * moments,

@@ -22,7 +22,7 @@ from crossgram.errors import CorruptDataError, InputError
 from crossgram.locations import Location, ObjectPath, local, locate
 from crossgram.row_file import RowFile
 from crossgram.store import Column, EmbeddingStore
-from crossgram.zarr_io import check_array, chunk_rows, open_node, read_rows
+from crossgram.zarr_io import check_array, chunk_rows, is_fetched, open_node, read_rows
 
 __all__ = [
     "MAX_COLUMNS",
@@ -76,6 +76,8 @@ class Source:
         What another process opens it by; None of what is in this one only.
     blocks : dask.array.Array or None
         The rows, where they are a Dask array.
+    fetched : bool
+        Whether rows come over the network, which `read` holds besides, as stored and decoded.
     """
 
     label: str
@@ -91,6 +93,7 @@ class Source:
     signature: str | None = None
     address: str | None = None
     blocks: Any = None
+    fetched: bool = False
 
     def row_numbers(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return what messages call the rows `start` to `stop`."""
@@ -188,6 +191,7 @@ def _from_store(store: EmbeddingStore) -> Source:
         masked=store.masked,
         signature=store.signature,
         address=str(store.path.absolute()),
+        fetched=is_fetched(store.embeddings),
     )
 
 
@@ -202,6 +206,7 @@ def _from_zarr(array: zarr.Array[Any], label: str, address: str | None = None) -
         chunk_rows=chunk_rows(array),
         read=lambda start, out: read_rows(array, start, out, label, all_stored=True),
         address=address,
+        fetched=is_fetched(array),
     )
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "MAX_CHUNK_BYTES",
     "check_array",
     "chunk_rows",
+    "is_fetched",
     "open_member",
     "open_node",
     "read_rows",
@@ -162,6 +163,11 @@ def check_array(array: zarr.Array[Any], label: str) -> None:
             f"{label}: declares chunks of {size:,} bytes each, at most {MAX_CHUNK_BYTES:,} are "
             "read; write it again with smaller chunks"
         )
+
+
+def is_fetched(array: zarr.Array[Any]) -> bool:
+    """Tell whether an array lies in a bucket or on a web server."""
+    return isinstance(array.store, Objects)
 
 
 def read_rows(
