@@ -17,7 +17,7 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
-from crossgram.errors import CrossgramError, InputError, RunError
+from crossgram.errors import AccessDeniedError, CrossgramError, InputError, RunError
 from crossgram.locations import ObjectPath
 
 __all__ = ["Objects", "open_objects"]
@@ -99,6 +99,11 @@ class Objects(ObjectStore[Any]):
         """Put an object in its place."""
         with self._named(key, "written"):
             await super().set(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Put an object in its place unless there is one."""
+        with self._named(key, "written"):
+            await super().set_if_not_exists(key, value)
 
     async def delete(self, key: str) -> None:
         """Remove an object."""
@@ -232,10 +237,10 @@ def _explained(error: Exception, what: str, location: ObjectPath, done: str) -> 
             "and region in the environment"
         )
     if status in ("401", "403"):
-        return InputError(
+        return AccessDeniedError(
             f"{what}: cannot be {done}, access is denied ({cause}); check the credentials in the "
-            "environment, or that they allow it (of a bucket that may not be listed, an object "
-            "that is not there is denied, too)"
+            "environment, and what they allow (of a bucket that may not be listed, what is not "
+            "there is denied, too)"
         )
     if status.startswith("4") and status not in _TRY_AGAIN:
         return InputError(

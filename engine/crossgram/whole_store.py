@@ -73,6 +73,13 @@ class _Unfinished(Objects):
         else:
             await super().set(key, value)
 
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Put an object in its place unless there is one, but for the root's metadata."""
+        if key != _ROOT:
+            await super().set_if_not_exists(key, value)
+        elif self._root is None:
+            self._root = value
+
     def clear_place(self) -> None:
         """Remove what is there, its metadata first, so that nothing reads half of it."""
         sync(self.delete(_ROOT))

@@ -25,7 +25,7 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync as wait_for
 from zarr.storage import StorePath
 
-from crossgram.errors import CorruptDataError, CrossgramError, InputError
+from crossgram.errors import AccessDeniedError, CorruptDataError, CrossgramError, InputError
 from crossgram.locations import Location, ObjectPath, locate
 from crossgram.objects import Objects, open_objects
 from crossgram.output import sync
@@ -66,7 +66,7 @@ def open_node(path: str | Location) -> zarr.Array[Any] | zarr.Group:
     storage = open_objects(location) if isinstance(location, ObjectPath) else _folder(location)
     try:
         with _pipeline_of(storage):
-            return zarr.open(storage, mode="r")
+            return _opened(storage)
     except (zarr.errors.NodeNotFoundError, FileNotFoundError) as error:
         if isinstance(storage, Objects):
             raise _no_store(storage) from error
@@ -78,6 +78,16 @@ def open_node(path: str | Location) -> zarr.Array[Any] | zarr.Group:
         raise
     except Exception as error:
         raise CorruptDataError(f"{path}: its Zarr metadata cannot be read: {error}") from error
+
+
+def _opened(storage: Path | Objects) -> zarr.Array[Any] | zarr.Group:
+    if isinstance(storage, Path):
+        return zarr.open(storage, mode="r")
+    # one version after the other: a bucket that may not be listed denies what is not there
+    try:
+        return zarr.open(storage, mode="r", zarr_format=3)
+    except (zarr.errors.NodeNotFoundError, FileNotFoundError):
+        return zarr.open(storage, mode="r", zarr_format=2)
 
 
 def _folder(path: Path) -> Path:
@@ -108,6 +118,8 @@ def _no_store(objects: Objects) -> InputError:
 def open_member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None:
     """Open an array or group inside a group, None if there is none of that name.
 
+    In a bucket that may not be listed, what is not there is denied, and taken to be absent.
+
     Raises
     ------
     CorruptDataError
@@ -116,6 +128,8 @@ def open_member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | 
     try:
         with _pipeline_of(group.store):
             return group.get(name)
+    except AccessDeniedError:
+        return None
     except CrossgramError:
         raise
     except Exception as error:
