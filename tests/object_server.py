@@ -19,7 +19,11 @@ HOST = "127.0.0.1"
 _FREE_CALLS = 3
 """What moto answers before it asks for credentials: to make a user, a key and a policy."""
 
-_REFUSALS = {"busy": (b"503 Slow Down", b"SlowDown"), "denied": (b"403 Forbidden", b"AccessDenied")}
+_REFUSALS = {
+    "busy": (b"503 Slow Down", b"SlowDown"),
+    "denied": (b"403 Forbidden", b"AccessDenied"),
+    "moved": (b"301 Moved Permanently", b"PermanentRedirect"),
+}
 
 
 def free_port() -> int:
@@ -95,7 +99,7 @@ class Fault:
     Attributes
     ----------
     kind : str
-        "busy", "denied", "cut", "silent", "closed", "short" or "flipped".
+        "busy", "denied", "moved", "cut", "silent", "closed", "short" or "flipped".
     request : str
         A pattern of method and path.
     times : int

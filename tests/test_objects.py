@@ -342,6 +342,21 @@ def test_what_is_not_there_is_said(stores: str, tmp_path: Path) -> None:
         open_source(stores)
 
 
+def test_a_bucket_of_another_region_is_the_caller_s_to_mend(faulty: Proxy, stores: str) -> None:
+    faulty.faults = [Fault("moved", "GET", 1000)]
+    with pytest.raises(InputError, match="check the URL, and the endpoint, region"):
+        open_source(f"{stores}/a.zarr")
+
+
+def test_an_object_too_large_to_be_a_chunk_is_not_fetched(
+    stores: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(f"{stores}/a.zarr")
+    monkeypatch.setattr(objects, "_MOST_BYTES", 10_000)
+    with pytest.raises(CorruptDataError, match=r"c/0/0: has \d\d,\d+ bytes, at most 10,000"):
+        source.read(0, np.empty((CHUNK, 12), "float32"))
+
+
 def test_a_store_of_nobody_s_is_refused(stores: str) -> None:
     for url, said in {
         "ftp://host/a.zarr": "are not known",
@@ -435,6 +450,15 @@ def test_a_service_that_takes_no_more_leaves_nothing(
     with pytest.raises(RunError, match=rf"{out}/zarr\.json: cannot be written"):
         cg.apply(mapping, pair / "a.zarr", out)
     assert keys("refused.zarr") == []
+
+
+def test_what_a_killed_run_left_is_no_store_and_can_be_overwritten(pair: Path, stores: str) -> None:
+    url = f"s3://{BUCKET}/killed.zarr"
+    obstore.put(bucket(), "killed.zarr/embeddings/c/9/0", b"half")
+    with pytest.raises(OutputExistsError):
+        ingest(pair / "a.zarr", url)
+    ingest(pair / "a.zarr", url, overwrite=True).validate()
+    assert "killed.zarr/embeddings/c/9/0" not in keys("killed.zarr")
 
 
 def test_a_store_is_overwritten_only_when_asked(pair: Path, stores: str) -> None:

@@ -17,7 +17,13 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
-from crossgram.errors import AccessDeniedError, CrossgramError, InputError, RunError
+from crossgram.errors import (
+    AccessDeniedError,
+    CorruptDataError,
+    CrossgramError,
+    InputError,
+    RunError,
+)
 from crossgram.locations import ObjectPath
 
 __all__ = ["Objects", "open_objects"]
@@ -30,6 +36,9 @@ _CONNECT_TIME = timedelta(seconds=5)
 _SILENT_TIME = timedelta(seconds=20)
 """A connection over which nothing has come for so long is given up."""
 _REQUEST_TIME = timedelta(hours=1)
+
+_MOST_BYTES = (1 << 30) + (1 << 26)
+"""The largest chunk that is decoded, and what a codec adds to one that it cannot shrink."""
 
 _STATUS = re.compile(r"status code: (\d{3}[^:\n]*)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
@@ -80,10 +89,28 @@ class Objects(ObjectStore[Any]):
     ) -> Buffer | None:
         """Return an object, or some bytes of it."""
         with self._named(key, "read"):
-            found = await super().get(key, prototype, byte_range)
+            if byte_range is None:
+                found = await self._whole(key, prototype)
+            else:
+                found = await super().get(key, prototype, byte_range)
         if found is None and self.complete:
             raise FileNotFoundError(f"{self}/{key}: no such object")
         return found
+
+    async def _whole(self, key: str, prototype: BufferPrototype) -> Buffer | None:
+        import obstore
+
+        try:
+            answer = await obstore.get_async(self.store, key)
+        except FileNotFoundError:
+            return None
+        size = answer.meta["size"]
+        if size > _MOST_BYTES:
+            raise CorruptDataError(
+                f"{self}/{key}: has {size:,} bytes, at most {_MOST_BYTES:,} are read of one; "
+                "see whether it is of this store, and write it again with smaller chunks"
+            )
+        return prototype.buffer.from_bytes(await answer.bytes_async())
 
     async def exists(self, key: str) -> bool:
         """Tell whether there is an object."""
@@ -242,7 +269,7 @@ def _explained(error: Exception, what: str, location: ObjectPath, done: str) -> 
             "environment, and what they allow (of a bucket that may not be listed, what is not "
             "there is denied, too)"
         )
-    if status.startswith("4") and status not in _TRY_AGAIN:
+    if (status.startswith("4") and status not in _TRY_AGAIN) or "redirect" in text:
         return InputError(
             f"{what}: cannot be {done}: {cause}; check the URL, and the endpoint, region and "
             "credentials in the environment"
