@@ -110,7 +110,7 @@ class Objects(ObjectStore[Any]):
                 f"{self}/{key}: has {size:,} bytes, at most {_MOST_BYTES:,} are read of one; "
                 "see whether it is of this store, and write it again with smaller chunks"
             )
-        return prototype.buffer.from_bytes(await answer.bytes_async())
+        return prototype.buffer.from_bytes(memoryview(await answer.bytes_async()))
 
     async def exists(self, key: str) -> bool:
         """Tell whether there is an object."""
