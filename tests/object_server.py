@@ -1,4 +1,4 @@
-"""Servers of objects on loopback, and a proxy before them that goes wrong where it is told to."""
+"""A bucket and a web server on loopback, and a proxy before them that fails where it is told to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 
+import obstore
+import pytest
+from obstore.store import S3Store
+
 HOST = "127.0.0.1"
+BUCKET = "faces"
 _FREE_CALLS = 3
 """What moto answers before it asks for credentials: to make a user, a key and a policy."""
 
@@ -81,6 +86,35 @@ def s3_server() -> Iterator[dict[str, str]]:
             "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
         }
         yield environment
+
+
+@contextmanager
+def bucket_environment() -> Iterator[pytest.MonkeyPatch]:
+    """Have this process, and those that it starts, reach an empty bucket and nothing else."""
+    import boto3
+
+    with pytest.MonkeyPatch.context() as patch, s3_server() as reached:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            patch.setenv(name, os.devnull)
+        for name, value in reached.items():
+            patch.setenv(name, value)
+        boto3.client("s3", endpoint_url=reached["AWS_ENDPOINT_URL"]).create_bucket(Bucket=BUCKET)
+        yield patch
+
+
+def bucket() -> S3Store:
+    return S3Store(BUCKET, client_options={"allow_http": True})
+
+
+def upload(folder: Path, key: str) -> str:
+    """Copy a folder into the bucket; return its URL."""
+    there = bucket()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            obstore.put(there, f"{key}/{file.relative_to(folder)}", file.read_bytes())
+    return f"s3://{BUCKET}/{key}"
 
 
 @contextmanager

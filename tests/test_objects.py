@@ -22,11 +22,19 @@ from command_line import refused, succeeds
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from object_server import Fault, Proxy, proxy, s3_server, web_server
-from obstore.store import S3Store
+from object_server import (
+    BUCKET,
+    Fault,
+    Proxy,
+    bucket,
+    bucket_environment,
+    proxy,
+    upload,
+    web_server,
+)
 
 import crossgram as cg
-from crossgram import objects
+from crossgram import object_client, objects
 from crossgram.errors import (
     CorruptDataError,
     InputError,
@@ -40,21 +48,13 @@ from crossgram.locations import ObjectPath, local, locate
 from crossgram.source import open_source
 
 ROWS, CHUNK = 20_000, 2048
-BUCKET = "faces"
 CHUNK_OF_A = r"GET .*/a\.zarr/embeddings/c/3/0"
 
 
 @pytest.fixture(scope="module")
 def environment() -> Iterator[dict[str, str]]:
-    with pytest.MonkeyPatch.context() as patch, s3_server() as reached:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        for name, value in reached.items():
-            patch.setenv(name, value)
-        import boto3
-
-        boto3.client("s3", endpoint_url=reached["AWS_ENDPOINT_URL"]).create_bucket(Bucket=BUCKET)
-        yield reached
+    with bucket_environment():
+        yield dict(os.environ)
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stores(environment: dict[str, str], pair: Path) -> str:
     """Return the URL that copies of `a.zarr` and `b.zarr` are under."""
-    upload(pair, "pair")
-    return f"s3://{BUCKET}/pair"
+    return upload(pair, "pair")
 
 
 @pytest.fixture
@@ -78,25 +77,13 @@ def faulty(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iter
         yield told
 
 
-def bucket() -> S3Store:
-    return S3Store(BUCKET, client_options={"allow_http": True})
-
-
-def upload(folder: Path, key: str) -> None:
-    there = bucket()
-    for file in folder.rglob("*"):
-        if file.is_file():
-            obstore.put(there, f"{key}/{file.relative_to(folder)}", file.read_bytes())
-
-
 def keys(prefix: str) -> list[str]:
     return sorted(found["path"] for batch in obstore.list(bucket(), prefix) for found in batch)
 
 
 def copied(pair: Path, name: str) -> str:
     """Return the URL of a copy of `a.zarr` to be damaged."""
-    upload(pair / "a.zarr", name)
-    return f"s3://{BUCKET}/{name}"
+    return upload(pair / "a.zarr", name)
 
 
 def rows_of(store: Any) -> NDArray[Any]:
@@ -137,8 +124,8 @@ def test_any_rows_of_any_layout_are_read(
     layout: dict[str, Any], stores: str, pair: Path, tmp_path: Path
 ) -> None:
     ingest(pair / "a.zarr", tmp_path / "x.zarr", chunk_rows=CHUNK, **layout)
-    upload(tmp_path / "x.zarr", "layout")
-    expected, source = rows_of(pair / "a.zarr"), open_source(f"s3://{BUCKET}/layout")
+    source = open_source(upload(tmp_path / "x.zarr", "layout"))
+    expected = rows_of(pair / "a.zarr")
     for start, stop in [(0, ROWS), (0, 1), (CHUNK - 1, 3 * CHUNK + 1), (ROWS - 1, ROWS), (7, 7)]:
         rows = np.empty((stop - start, 12), "float32")
         source.read(start, rows)
@@ -154,8 +141,7 @@ def test_plain_arrays_are_read(version: int, stores: str, tmp_path: Path) -> Non
         tmp_path / "x", shape=rows.shape, chunks=(30, 5), dtype="f8", zarr_format=version
     )
     array[:] = rows
-    upload(tmp_path / "x", f"plain-{version}")
-    np.testing.assert_array_equal(rows_of(f"s3://{BUCKET}/plain-{version}"), rows)
+    np.testing.assert_array_equal(rows_of(upload(tmp_path / "x", f"plain-{version}")), rows)
 
 
 def test_several_threads_read_one_source(pair: Path, stores: str) -> None:
@@ -198,8 +184,8 @@ def test_each_chunk_is_fetched_once(faulty: Proxy, stores: str) -> None:
     cg.fit(f"{stores}/a.zarr", f"{stores}/b.zarr", digits=0)
     chunks = -(-ROWS // CHUNK)
     assert faulty.count(r"GET .*/embeddings/c/") == 2 * chunks
-    # ids that are stored alike are not decoded, and not fetched again to be
-    assert faulty.count(r"GET .*/ids/c/") == 2 * -(-ROWS // 4096)
+    # ids that are stored alike are not decoded, nor fetched again to be; those of a are remembered
+    assert faulty.count(r"GET .*/ids/c/") == 3 * -(-ROWS // 4096)
     assert faulty.count("^HEAD") == 0
 
 
@@ -233,7 +219,7 @@ def test_a_web_server_is_read_from_only(pair: Path, stores: str, tmp_path: Path)
 def test_a_fit_survives_what_fails_for_a_moment(
     kind: str, faulty: Proxy, pair: Path, stores: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "_SILENT_TIME", timedelta(milliseconds=500))
+    monkeypatch.setattr(object_client, "_SILENT_TIME", timedelta(milliseconds=500))
     faulty.faults = [Fault(kind, CHUNK_OF_A, 2), Fault(kind, r"GET .*b\.zarr/embeddings/zarr.json")]
     found = cg.fit(f"{stores}/a.zarr", f"{stores}/b.zarr")
     assert faulty.done
@@ -336,9 +322,11 @@ def test_a_bucket_that_may_not_be_listed_is_read(faulty: Proxy, stores: str) -> 
 
 def test_what_is_not_there_is_said(stores: str, tmp_path: Path) -> None:
     assert "there is no bucket 'nobody'" in refused("inspect", "s3://nobody/a.zarr", cwd=tmp_path)
-    with pytest.raises(InputError, match=r"nope: no Zarr store is there .* found nothing"):
+    with pytest.raises(
+        InputError, match=r"nope: no Zarr store is there .* the first object is not there either"
+    ):
         open_source(f"{stores}/nope")
-    with pytest.raises(InputError, match=r"found a\.zarr and others"):
+    with pytest.raises(InputError, match=r"the first object is a\.zarr/embeddings/"):
         open_source(stores)
 
 
@@ -450,6 +438,20 @@ def test_a_service_that_takes_no_more_leaves_nothing(
     with pytest.raises(RunError, match=rf"{out}/zarr\.json: cannot be written"):
         cg.apply(mapping, pair / "a.zarr", out)
     assert keys("refused.zarr") == []
+    faulty.faults += [Fault("busy", r"(DELETE|POST) ", 1000)]
+    with pytest.raises(RunError, match="cannot be written: 503 .* could not be removed .*; remove"):
+        cg.apply(mapping, pair / "a.zarr", out)
+    assert "refused.zarr/zarr.json" not in keys("refused.zarr")
+
+
+def test_a_service_that_lists_nothing_is_named(
+    faulty: Proxy, pair: Path, stores: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    faulty.faults = [Fault("busy", r"GET /faces\?", 1000)]
+    for call in (lambda url: ingest(pair / "a.zarr", url), open_source):
+        with pytest.raises(RunError, match=rf"s3://{BUCKET}/unlisted: cannot be listed: 503"):
+            call(f"s3://{BUCKET}/unlisted")
 
 
 def test_what_a_killed_run_left_is_no_store_and_can_be_overwritten(pair: Path, stores: str) -> None:
@@ -478,7 +480,8 @@ def test_a_store_is_overwritten_only_when_asked(pair: Path, stores: str) -> None
 def test_what_crossgram_did_not_make_is_not_overwritten(pair: Path, stores: str) -> None:
     obstore.put(bucket(), "theirs/notes.txt", b"precious")
     obstore.put(bucket(), "array/zarr.json", b'{"node_type": "array"}')
-    for key in ("theirs", "array"):
+    obstore.put(bucket(), "folder/embeddings/part-0.npy", b"precious")
+    for key in ("theirs", "array", "folder"):
         with pytest.raises(InputError, match="crossgram did not make"):
             ingest(pair / "a.zarr", f"s3://{BUCKET}/{key}", overwrite=True)
         assert len(keys(key)) == 1

@@ -18,7 +18,6 @@ from crossgram.errors import InputError, OutputExistsError, RunError
 from crossgram.locations import Location, ObjectPath, local, locate
 
 __all__ = [
-    "STORE",
     "beside",
     "check_output",
     "put_folder",
@@ -37,9 +36,7 @@ _SYNC_THREADS = 8
 """A disk that syncs many files at once does so in fewer turns."""
 
 _ZARR = ("zarr.json", ".zgroup", ".zarray")
-STORE = frozenset({"zarr.json", "embeddings", "ids", "labels", "masked"})
-"""What is in an embedding store."""
-
+_STORE = {"zarr.json", "embeddings", "ids", "labels", "masked"}
 _PAIR = {"a.zarr", "b.zarr", "truth.safetensors"}
 _DEMONSTRATION = {"demo.json", "closed-set", "open-set"}
 _ATLAS = {"atlas.json", "figures.csv", "maps", "moments.safetensors", "report.html"}
@@ -96,7 +93,7 @@ def _is_ours(folder: Path) -> bool:
     if "atlas.json" in names:
         maps = (folder / "maps").glob("*")
         return names <= _ATLAS and all(path.suffix == ".safetensors" for path in maps)
-    if names <= STORE:
+    if names <= _STORE:
         metadata = folder / "zarr.json"
         return metadata.is_file() and b'"crossgram"' in metadata.read_bytes()
     return names == _PAIR
@@ -112,7 +109,7 @@ def _extracted(record: Path) -> set[str]:
     return stores | {"bad-images.csv", "extraction.json"}
 
 
-def refuse_overlap(target: Location, *sources: str | Location) -> None:
+def refuse_overlap(target: Location, *sources: str | os.PathLike[str] | ObjectPath) -> None:
     """Refuse an output that would replace what is read for it, or be written into it."""
     output = target.resolve()
     for source in sources:

@@ -7,6 +7,7 @@ fails has written is removed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,15 @@ from zarr.core.sync import sync
 
 from crossgram.errors import CrossgramError, InputError, OutputExistsError, RunError
 from crossgram.locations import Location, ObjectPath
-from crossgram.objects import Objects, open_objects
-from crossgram.output import STORE, uninterrupted, whole_directory
+from crossgram.object_client import client_of
+from crossgram.objects import Objects
+from crossgram.output import uninterrupted, whole_directory
 
 __all__ = ["whole_store"]
 
 _ROOT = "zarr.json"
+_PART = re.compile(r"zarr\.json|(embeddings|ids|labels|masked)/(zarr\.json|c(/\d+)+)")
+"""The objects of an embedding store."""
 
 
 @contextmanager
@@ -43,13 +47,19 @@ def whole_store(location: Location, *, overwrite: bool = False) -> Iterator[Path
         with whole_directory(location, overwrite=overwrite) as temporary:
             yield temporary
         return
-    store = _Unfinished(location, open_objects(location).store, read_only=False)
+    store = _Unfinished(location, client_of(location), read_only=False)
     _check_replaceable(store, overwrite)
     try:
         yield store
         uninterrupted(store.finish)
-    except BaseException:
-        uninterrupted(store.abandon)
+    except BaseException as error:
+        try:
+            uninterrupted(store.clear_place)
+        except CrossgramError as left:
+            raise RunError(
+                f"{location}: {str(error) or type(error).__name__}; and what was written there "
+                f"could not be removed ({left}); remove it"
+            ) from error
         raise
 
 
@@ -90,15 +100,6 @@ class _Unfinished(Objects):
         assert self._root is not None
         sync(super().set(_ROOT, self._root))
 
-    def abandon(self) -> None:
-        """Remove what was written."""
-        try:
-            self.clear_place()
-        except CrossgramError as error:
-            raise RunError(
-                f"{self}: what was written there could not be removed ({error}); remove it"
-            ) from error
-
 
 def _check_replaceable(store: _Unfinished, overwrite: bool) -> None:
     location = store.location
@@ -109,20 +110,24 @@ def _check_replaceable(store: _Unfinished, overwrite: bool) -> None:
         )
     if not location.key:
         raise InputError(f"{location}: names a whole bucket; give the store a name in it")
-    found = store.names()
-    if found and not overwrite:
+    if next(store.object_names(), None) is None:
+        return
+    if not overwrite:
         raise OutputExistsError(
             f"{location}: already exists; choose another name, or overwrite it (--overwrite)"
         )
-    if not found <= STORE or (_ROOT in found and not _is_ours(store)):
+    stranger = next((key for key in store.object_names() if not _PART.fullmatch(key)), None)
+    if stranger is None and not _may_be_ours(store):
+        stranger = _ROOT
+    if stranger is not None:
         raise InputError(
-            f"{location}: holds objects that crossgram did not make, and would be removed with "
-            "them; choose another name"
+            f"{location}: holds objects that crossgram did not make, such as {stranger}, and would "
+            "be removed with them; choose another name"
         )
-    if found:
-        store.clear_place()
+    store.clear_place()
 
 
-def _is_ours(store: _Unfinished) -> bool:
+def _may_be_ours(store: _Unfinished) -> bool:
+    """Tell whether the root is a store's, or missing, as in what a killed run has left."""
     root = sync(Objects.get(store, _ROOT, default_buffer_prototype()))
-    return root is not None and b'"crossgram"' in root.to_bytes()
+    return root is None or b'"crossgram"' in root.to_bytes()

@@ -107,11 +107,9 @@ def _no_store(objects: Objects) -> InputError:
         return InputError(
             f"{objects}: no Zarr store is there (no zarr.json, .zarray or .zgroup); check the URL"
         )
-    found = sorted(objects.names())
-    what = f"{found[0]}{' and others' if found[1:] else ''}" if found else "nothing"
     return InputError(
-        f"{objects}: no Zarr store is there (no zarr.json, .zarray or .zgroup; found {what}); "
-        "check the URL"
+        f"{objects}: no Zarr store is there (no zarr.json, .zarray or .zgroup; the first object "
+        f"is {next(objects.object_names(), 'not there either')}); check the URL"
     )
 
 
