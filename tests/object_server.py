@@ -100,7 +100,9 @@ def bucket_environment() -> Iterator[pytest.MonkeyPatch]:
             patch.setenv(name, os.devnull)
         for name, value in reached.items():
             patch.setenv(name, value)
-        boto3.client("s3", endpoint_url=reached["AWS_ENDPOINT_URL"]).create_bucket(Bucket=BUCKET)
+        # a session of its own: boto3 keeps the credentials of its first one
+        session = boto3.Session()
+        session.client("s3", endpoint_url=reached["AWS_ENDPOINT_URL"]).create_bucket(Bucket=BUCKET)
         yield patch
 
 

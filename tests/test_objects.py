@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,7 +20,7 @@ import numpy as np
 import obstore
 import pytest
 import zarr
-from command_line import refused, succeeds
+from command_line import ENTRY, refused, succeeds
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -245,6 +247,25 @@ def test_a_command_exits_1_when_the_service_is_gone(stores: str, tmp_path: Path)
         patch.setenv("AWS_MAX_ATTEMPTS", "2")
         message = refused("inspect", f"{stores}/a.zarr", cwd=tmp_path, status=1)
     assert f"{stores}/a.zarr/zarr.json: cannot be read" in message
+
+
+def test_a_command_is_interrupted_at_once_while_the_service_is_silent(
+    faulty: Proxy, stores: str, tmp_path: Path
+) -> None:
+    faulty.faults = [Fault("silent", CHUNK_OF_A, 1000)]
+    process = subprocess.Popen(
+        [*ENTRY, "inspect", f"{stores}/a.zarr", "--validate"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 60
+    while not faulty.count(CHUNK_OF_A):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=15)
+    assert (process.returncode, said.split()[:1]) == (130, ["Interrupted:"])
 
 
 @pytest.mark.parametrize("kind", ["short", "flipped"])

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -29,14 +28,15 @@ from crossgram.errors import CorruptDataError
 from crossgram.locations import ObjectPath
 from crossgram.object_client import client_of
 from crossgram.object_errors import explained
+from crossgram.request_threads import RequestThreads
 
 __all__ = ["Objects", "open_objects"]
 
 _MOST_BYTES = (1 << 30) + (1 << 26)
 """The largest chunk that is decoded, and what a codec adds to one that it cannot shrink."""
 
-_THREADS = ThreadPoolExecutor(32, thread_name_prefix="crossgram-objects")
-"""As many requests are in flight at most; threads are started as they are needed."""
+_THREADS = RequestThreads(32)
+"""As many requests are in flight at most."""
 
 _Answer = TypeVar("_Answer")
 
@@ -269,9 +269,8 @@ class Objects(Store):
         self, key: str, done: str, request: Callable[..., _Answer], *arguments: Any
     ) -> _Answer:
         """Make a request on a thread of ours; it waits for the answer."""
-        loop = asyncio.get_running_loop()
         with self._named(key, done):
-            return await loop.run_in_executor(_THREADS, request, *arguments)
+            return await asyncio.wrap_future(_THREADS.submit(partial(request, *arguments)))
 
     @contextmanager
     def _named(self, key: str, done: str) -> Iterator[None]:
