@@ -137,8 +137,7 @@ def sums_on_cluster(
                 "see, or give a Dask array"
             )
     addresses = tuple(source.address for source in sources)
-    paths = [own for own in addresses if own is not None]
-    check_workers(client, paths, work.plan.planned_memory_bytes)
+    check_workers(client, sources, work.plan.planned_memory_bytes)
     job = _Job(uuid.uuid4().hex, work, addresses, apart.folds, apart.by)
     return _Run(client, job, sources, apart, kept).sums(report)
 

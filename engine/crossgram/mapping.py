@@ -73,7 +73,7 @@ def apply(
     paths = [
         given for given in (linear_map, source) if isinstance(given, str | os.PathLike | ObjectPath)
     ]
-    refuse_overlap(locate(out), *(locate(path) for path in paths))
+    refuse_overlap(locate(out), *paths)
     mapping = linear_map if isinstance(linear_map, LinearMap) else LinearMap.load(linear_map)
     rows = open_source(source, "rows")
     if rows.dim != mapping.source.dim:

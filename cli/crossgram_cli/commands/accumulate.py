@@ -78,7 +78,7 @@ def command(
     folds: int | None,
     workers: int | None,
     scheduler: str | None,
-    checkpoint: Path | None,
+    checkpoint: str | None,
     overwrite: bool,
     as_json: bool,
     **options: Any,

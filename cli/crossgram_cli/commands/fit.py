@@ -55,7 +55,7 @@ def command(
     moments: str | None,
     workers: int | None,
     scheduler: str | None,
-    checkpoint: Path | None,
+    checkpoint: str | None,
     overwrite: bool,
     as_json: bool,
     **options: Any,
