@@ -135,7 +135,8 @@ class Fault:
     Attributes
     ----------
     kind : str
-        "busy", "denied", "moved", "cut", "silent", "closed", "short" or "flipped".
+        "busy", "denied", "moved", "cut", "silent", "closed", "short" or "flipped"; or "held", which
+        is "busy" from when the proxy is told to go on.
     request : str
         A pattern of method and path.
     times : int
@@ -159,6 +160,8 @@ class Proxy:
         What is still to go wrong.
     requests : list of str
         Method and path of every request so far.
+    go_on : threading.Event
+        What "held" waits for.
     """
 
     url: str
@@ -167,6 +170,7 @@ class Proxy:
     requests: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
 
     def fault(self, request: str) -> str | None:
         """Note a request, and return what is to go wrong with it."""
@@ -175,8 +179,14 @@ class Proxy:
             for fault in self.faults:
                 if fault.times and re.search(fault.request, request):
                     fault.times -= 1
-                    return fault.kind
-        return None
+                    kind = fault.kind
+                    break
+            else:
+                return None
+        if kind != "held":
+            return kind
+        self.go_on.wait(60)
+        return "busy"
 
     @property
     def done(self) -> bool:

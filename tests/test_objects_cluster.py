@@ -20,7 +20,6 @@ from crossgram.cluster import cluster_client
 from crossgram.errors import InputError, NonFiniteError, RunError
 
 ROWS, SEGMENT = 70_000, 16_384
-SEGMENTS = 5
 CHUNK = "GET .*/embeddings/c/"
 
 
@@ -29,7 +28,7 @@ def before() -> Iterator[Proxy]:
     """Return the proxy that this process and all workers reach the bucket through."""
     with bucket_environment() as patch, proxy(os.environ["AWS_ENDPOINT_URL"]) as told:
         patch.setenv("AWS_ENDPOINT_URL", told.url)
-        patch.setenv("AWS_MAX_ATTEMPTS", "5")
+        patch.setenv("AWS_MAX_ATTEMPTS", "3")
         yield told
 
 
@@ -38,6 +37,7 @@ def faulty(before: Proxy) -> Iterator[Proxy]:
     before.requests.clear()
     yield before
     before.faults = []
+    before.go_on.clear()
 
 
 @pytest.fixture(scope="module")
@@ -96,16 +96,21 @@ class TestCheckpoints:
     ) -> None:
         options: dict[str, Any] = {"checkpoint": tmp_path / "kept"}
         options |= {"client": two} if on_workers else {"threads": 1}
-        # the others are done while requests are repeated
-        faulty.faults = [Fault("busy", r"a\.zarr/embeddings/c/3/0", 1000)]
+
+        def go_on(progress: cg.Progress) -> None:
+            if progress.rows >= 2 * SEGMENT:
+                faulty.go_on.set()
+
+        faulty.faults = [Fault("held", r"a\.zarr/embeddings/c/3/0", 1000)]
         with pytest.raises(RunError, match=rf"{urls[0]}/embeddings/c/3/0: .* 503"):
-            cg.accumulate(urls, **options)
+            cg.accumulate(urls, progress=go_on, **options)
+        assert list(tmp_path.glob("kept/pass-0/*.safetensors"))
         faulty.faults = []
         faulty.requests.clear()
         found = cg.accumulate(urls, **options)
         assert_same_bits(found, cg.accumulate(pair))
-        # less than all segments, and the ends, which the checkpoint knows the stores by
-        assert faulty.count(CHUNK) < 2 * SEGMENTS + 4
+        # of workers, tasks of the first run may still be at it
+        assert on_workers or faulty.count(rf"{CHUNK}[12]/0") == 0
 
     def test_copies_on_disk_are_the_same_to_it(
         self, pair: list[Path], urls: list[str], faulty: Proxy, tmp_path: Path
@@ -152,7 +157,7 @@ class TestWorkers:
         assert faulty.count(CHUNK) == 0
 
     def test_what_is_lost_is_named_as_on_one_machine(
-        self, urls: list[str], pair: list[Path], faulty: Proxy, two: Client, tmp_path: Path
+        self, urls: list[str], faulty: Proxy, two: Client
     ) -> None:
         faulty.faults = [Fault("closed", r"b\.zarr/embeddings/c/2/0", 1000)]
         with pytest.raises(RunError, match=rf"{urls[1]}/embeddings/c/2/0: cannot be read"):
