@@ -53,6 +53,7 @@ _ZARRS = "zarrs.ZarrsCodecPipeline"
 @click.option("--repeats", default=3, show_default=True)
 def main(folder: Path, repeats: int) -> None:
     """Measure and write to RESULTS.md."""
+    load = os.getloadavg()[0]
     stores = pair(folder, _ROWS)[:2]
     read_into_cache(*stores)
     with ExitStack() as running:
@@ -73,19 +74,22 @@ def main(folder: Path, repeats: int) -> None:
         f"## From a bucket, {_ROWS:,} rows of {P}, float32\n\n"
         f"SeaweedFS on the same machine, whose work is on the same cores; GB/s of rows read, "
         f"{_BLOCK_ROWS:,} rows ({_BLOCK_ROWS * P * 4 >> 21} chunks of 2 MiB) at a time, that many "
-        f"reads in flight. The delay is before every answer. crossgram reads through obstore and "
-        f"zarr's own pipeline; zarrs fetches by a client of its own. Medians of {repeats}.\n\n"
+        f"reads in flight. The delay is before every answer. crossgram waits for obstore on "
+        f"threads; obstore's coroutines are what zarr's own `ObjectStore` awaits; zarrs fetches by "
+        f"a client of its own. Medians of {repeats}; other work on the machine was {load:.1f} "
+        f"processes (load average before it began).\n\n"
         + table(["", "delay", *(f"{count} in flight" for count in _IN_FLIGHT)], lines)
         + f"\n\nFits of {P} to {P}, one pass, two stores:\n\n"
-        + table(["from", "seconds", "worst"], fits),
+        + table(["from", "seconds", "worst", "MB at the peak", "MB planned"], fits),
     )
 
 
 def _clients() -> Iterator[tuple[str, Any, str]]:
     location = locate(f"s3://{_BUCKET}/a.zarr")
     assert isinstance(location, ObjectPath)
-    yield "obstore, zarr's pipeline", open_objects(location), _ZARR
+    yield "crossgram, zarr's pipeline", open_objects(location), _ZARR
     client = S3Store(_BUCKET, prefix="a.zarr", client_options={"allow_http": True})
+    yield "obstore's coroutines, zarr's pipeline", ObjectStore(client, read_only=True), _ZARR
     yield "obstore, zarrs", ObjectStore(client, read_only=True), _ZARRS
     options = {"asynchronous": True, "endpoint_url": os.environ["AWS_ENDPOINT_URL"]}
     storage = FsspecStore.from_url(
@@ -128,6 +132,8 @@ def _fits(name: str, stores: list[str], repeats: int) -> list[str]:
         name,
         f"{median(report.seconds for report in reports):.2f}",
         f"{max(report.seconds for report in reports):.2f}",
+        f"{max(report.peak_memory_bytes for report in reports) / 1e6:.0f}",
+        f"{reports[0].plan.planned_memory_bytes / 1e6:.0f}",
     ]
 
 
@@ -155,7 +161,7 @@ def _upload(stores: tuple[Path, ...], port: int) -> None:
 
 @contextmanager
 def _server() -> Iterator[int]:
-    command = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent)]))
+    command = shutil.which("weed", path=Path(sys.executable).parent) or shutil.which("weed")
     assert command, "install the extra `bench`"
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "s3.json"
