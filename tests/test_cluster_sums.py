@@ -172,6 +172,25 @@ class TestFailures:
         ):
             cg.accumulate(stores, client=own)
 
+    def test_chunks_too_large_for_a_worker_are_named(self, tmp_path: Path) -> None:
+        from distributed import LocalCluster
+
+        with cg.EmbeddingStore.create(tmp_path / "x.zarr", 64, chunk_rows=100_000) as writer:
+            writer.append(np.ones((100_000, 64), "f4"))
+        said = r"x\.zarr has chunks of 100,000 rows, 26 MB each.* write it again with smaller ones"
+        with (
+            LocalCluster(
+                n_workers=1,
+                threads_per_worker=1,
+                processes=False,
+                dashboard_address=":0",
+                memory_limit="40MB",
+            ) as cluster,
+            Client(cluster, set_as_default=False) as own,
+            pytest.raises(MemoryLimitError, match=said),
+        ):
+            cg.accumulate([tmp_path / "x.zarr"], client=own)
+
 
 def test_killed_workers_cost_nothing_but_time(stores: list[Path]) -> None:
     expected = cg.accumulate(stores)

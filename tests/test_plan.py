@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -85,6 +86,21 @@ class TestMemory:
             cg.MemoryLimitError, match=r"memory: 50,000,000 bytes given.* holds [\d,]+ MB \(.*ring"
         ):
             planned(*self.sources, memory=50 * 10**6)
+
+    def test_that_has_no_room_for_a_chunk_names_the_source_and_what_to_do(self) -> None:
+        large = replace(source(10**6, 512, 100_000), label="large.zarr")
+        said = r"large\.zarr has chunks of 100,000 rows, 205 MB each.*ingest --chunk-rows"
+        with pytest.raises(cg.MemoryLimitError, match=said):
+            planned(source(10**6, 512, 1024), large, memory=300 * 10**6)
+
+    @pytest.mark.parametrize("chunk_rows", [1024, 3000, 100_000])
+    def test_counts_what_is_fetched_as_stored_and_as_decoded(self, chunk_rows: int) -> None:
+        near = source(10**6, 512, chunk_rows)
+        plan = planned(replace(near, fetched=True), threads=1)
+        # a block that does not end where a chunk does has parts of two
+        over = 0 if plan.block_rows % chunk_rows == 0 else chunk_rows
+        assert plan.memory["fetching"] >= 2 * (plan.block_rows + over) * 512 * 4
+        assert planned(near, threads=1).memory["fetching"] == 0
 
     def test_does_not_grow_with_the_rows(self) -> None:
         few, many = (planned(source(rows, 512, 1024), threads=2) for rows in (10**7, 10**9))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -74,7 +73,7 @@ def _ridge(ctx: click.Context, param: click.Parameter, value: str) -> float | st
 
 checkpoint_option = click.option(
     "--checkpoint",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="DIR",
     help="Keep what is done in this folder: the same command, if it was stopped, goes on from "
     "there. The folder goes when all is done.",

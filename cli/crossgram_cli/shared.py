@@ -71,20 +71,21 @@ def check_reports(
     from crossgram.output import check_output, refuse_overlap
 
     if csv_file is not None:
-        check_output(Path(csv_file), overwrite=overwrite)
+        check_output(csv_file, overwrite=overwrite)
         refuse_overlap(Path(csv_file), *read)
     if plot is not None:
-        check_figure(Path(plot), overwrite=overwrite)
+        check_figure(plot, overwrite=overwrite)
         refuse_overlap(Path(plot), *read, *([] if csv_file is None else [csv_file]))
 
 
-def write_csv(records: Sequence[Any], path: Path, *, overwrite: bool) -> None:
+def write_csv(records: Sequence[Any], path: str, *, overwrite: bool) -> None:
     """Write dataclass records of one kind, at least one, to a CSV file, a row each."""
+    from crossgram.locations import local
     from crossgram.output import whole_file
 
     rows = [asdict(record) for record in records]
     with (
-        whole_file(path, overwrite=overwrite) as temporary,
+        whole_file(local(path), overwrite=overwrite) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")

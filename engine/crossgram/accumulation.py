@@ -111,7 +111,7 @@ class Options:
     memory: int | None = None
     threads: int | None = None
     norms: bool = False
-    checkpoint: Path | None = None
+    checkpoint: str | Path | None = None
     client: Any = None
     remember: bool = True
 
@@ -448,9 +448,7 @@ def prepared(
             weights = checked_weights(options.weights, plan.rows)
         by = options.group_by if options.folds else None
         keeping = (
-            nullcontext()
-            if options.checkpoint is None
-            else opened_checkpoint(Path(options.checkpoint))
+            nullcontext() if options.checkpoint is None else opened_checkpoint(options.checkpoint)
         )
         with keeping as checkpoint:
             yield Pass(plan, paired, options, weights, assign, sources, solve, by, checkpoint)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.errors import CorruptDataError, InputError
+from crossgram.locations import local
 from crossgram.output import run_errors, whole_file
 from crossgram.tensor_file import read_tensors, write_tensors
 
@@ -186,14 +187,15 @@ class Kept(Generic[_Sums]):
 
 
 @contextmanager
-def opened_checkpoint(folder: Path) -> Iterator[Checkpoint]:
+def opened_checkpoint(given: str | Path) -> Iterator[Checkpoint]:
     """Keep a folder to this process, and make it if need be.
 
     Raises
     ------
     InputError
-        If another process works in it, or there is something else in it.
+        If another process works in it, there is something else in it, or it is the URL of a bucket.
     """
+    folder = local(given)
     with run_errors(folder):
         folder.mkdir(exist_ok=True)
     strange = _strangers(folder)
@@ -213,8 +215,9 @@ def opened_checkpoint(folder: Path) -> Iterator[Checkpoint]:
         yield Checkpoint(folder)
 
 
-def clear_checkpoint(folder: Path) -> None:
+def clear_checkpoint(given: str | Path) -> None:
     """Remove the folder of a run that is done, as far as a checkpoint made it."""
+    folder = local(given)
     if not _strangers(folder):
         shutil.rmtree(folder, ignore_errors=True)
 

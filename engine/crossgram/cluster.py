@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +13,11 @@ from typing import Any
 import numpy as np
 
 import crossgram
-from crossgram.errors import InputError, MemoryLimitError, RunError
-from crossgram.plan import available_threads
+from crossgram.errors import CrossgramError, InputError, MemoryLimitError, RunError
+from crossgram.locations import ObjectPath, locate
+from crossgram.plan import available_threads, smaller_chunks
+from crossgram.source import Source
+from crossgram.zarr_io import open_node
 
 __all__ = [
     "WAITING_TASKS",
@@ -106,50 +108,63 @@ def dask_setup(_worker: Any) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def check_sees(client: Any, paths: Sequence[Path]) -> None:
-    """Refuse a cluster of which a worker does not see a path.
+def check_sees(client: Any, places: Sequence[str | Path]) -> None:
+    """Refuse a cluster of which a worker does not see a path, or cannot read from a URL.
 
     Raises
     ------
     InputError
-        Naming the worker and the path.
+        Naming the worker and the place.
     """
-    for path in paths:
-        for worker, is_there in client.run(os.path.exists, str(path)).items():
-            if not is_there:
-                raise InputError(
-                    f"{path}: the worker {worker} does not see it; put it where all workers do, "
-                    "under the same name"
-                )
+    for place in places:
+        for worker, why_not in client.run(_why_unseen, str(place)).items():
+            if why_not is not None:
+                raise InputError(f"{place}: the worker {worker} {why_not}")
 
 
-def check_workers(client: Any, paths: Sequence[str], memory: int) -> None:
+def _why_unseen(place: str) -> str | None:
+    """Return why this process does not see a path or URL, None if it does."""
+    location = locate(place)
+    if not isinstance(location, ObjectPath):
+        if location.exists():
+            return None
+        return "does not see it; put it where all workers do, under the same name"
+    try:
+        open_node(location)
+    except CrossgramError as error:
+        return f"cannot read it with what its own environment says: {error}"
+    return None
+
+
+def check_workers(client: Any, sources: Sequence[Source], memory: int) -> None:
     """Refuse a cluster whose workers cannot do a pass, before it begins.
 
     Parameters
     ----------
     client : distributed.Client
         Of the cluster.
-    paths : sequence of str
-        What every worker must see.
+    sources : sequence of Source
+        What is read; every worker must see what has an address.
     memory : int
         Bytes that a task holds.
 
     Raises
     ------
     InputError
-        If a worker is of another version of crossgram, NumPy or Python, or does not see a path.
+        If a worker is of another version of crossgram, NumPy or Python, or does not see a source.
     MemoryLimitError
         If the tasks that a worker does at once do not fit its memory.
     """
     _check_versions(client)
-    check_sees(client, [Path(path) for path in paths])
+    check_sees(client, [source.address for source in sources if source.address is not None])
     for worker, facts in client.scheduler_info(n_workers=-1)["workers"].items():
         limit, needed = facts["memory_limit"], memory * facts["nthreads"]
         if limit and needed > limit:
+            advice = smaller_chunks(sources, limit // facts["nthreads"]) if sources else None
             raise MemoryLimitError(
                 f"memory: the worker {worker} has {limit / 1e6:,.0f} MB, its {facts['nthreads']} "
-                f"tasks at once hold {needed / 1e6:,.0f} MB; give it more, or fewer threads"
+                f"tasks at once hold {needed / 1e6:,.0f} MB; "
+                f"{advice or 'give it more, or fewer threads'}"
             )
 
 

@@ -128,8 +128,7 @@ def sums_on_cluster(
         If workers die of a task, or the cluster is lost.
     """
     addresses = tuple(None if own.blocks is not None else address_of(own) for own in sources)
-    paths = [own for own in addresses if own is not None]
-    check_workers(client, paths, work.plan.planned_memory_bytes)
+    check_workers(client, sources, work.plan.planned_memory_bytes)
     job = _Job(uuid.uuid4().hex, work, addresses, apart.folds, apart.by)
     return _Run(client, job, sources, apart, kept).sums(report)
 

@@ -23,6 +23,7 @@ from crossgram.cca import (
 from crossgram.errors import InputError
 from crossgram.evidence import EPSILON, rank_is_in_doubt
 from crossgram.folds import FoldedMoments, load_moments
+from crossgram.locations import Location, locate
 from crossgram.moments import Moments
 from crossgram.progress import ProgressCallback, ignore
 from crossgram.similarity import linear_cka, procrustes_distance, unbiased_linear_cka
@@ -281,7 +282,7 @@ def _moments(
             f"compare: {' and '.join(options)} given with moments, which were accumulated without; "
             "accumulate again, or leave the option out"
         )
-    elif isinstance(data, (str, Path)) and not _is_store(Path(data)):
+    elif isinstance(data, (str, Path)) and not _is_store(locate(data)):
         found = load_moments(data)
     if isinstance(found, FoldedMoments):
         found = found.total()
@@ -293,7 +294,7 @@ def _moments(
     return found
 
 
-def _is_store(path: Path) -> bool:
+def _is_store(path: Location) -> bool:
     return path.is_dir() or path.suffix == ".npy"
 
 

@@ -51,7 +51,7 @@ def write_curve_plot(curve: LearningCurve, path: str | Path, *, overwrite: bool 
     known = [m for m in measures if any(getattr(point, m) is not None for point in curve.points)]
     width, height = _PANEL_INCHES
     size = width * len(known), 2 * height
-    with figure_file(Path(path), size, overwrite=overwrite) as figure:
+    with figure_file(path, size, overwrite=overwrite) as figure:
         figure.suptitle(f"{curve.source.name} to {curve.target.name}")
         panels = figure.subplots(2, len(known), squeeze=False)
         for (above, below), measure in zip(panels.T, known, strict=True):

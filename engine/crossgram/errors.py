@@ -7,6 +7,7 @@ Every message names the file or argument, what was found, what was expected and 
 from __future__ import annotations
 
 __all__ = [
+    "AccessDeniedError",
     "CorruptDataError",
     "CrossgramError",
     "InputError",
@@ -25,6 +26,10 @@ class CrossgramError(Exception):
 
 class InputError(CrossgramError, ValueError):
     """An argument or a file that cannot be used as it is."""
+
+
+class AccessDeniedError(InputError):
+    """An object in a bucket that the credentials do not open, or do not show to be missing."""
 
 
 class CorruptDataError(InputError):

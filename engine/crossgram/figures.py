@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crossgram.errors import InputError
+from crossgram.locations import local
 from crossgram.output import check_output, whole_file
 
 __all__ = [
@@ -38,15 +39,16 @@ _IN_CSS = {INK: "currentColor", SHADE: "var(--shade)"} | {
 }
 
 
-def check_figure(path: Path, *, overwrite: bool) -> None:
-    """Refuse, before any work, a figure that could not be written to `path`.
+def check_figure(given: str | Path, *, overwrite: bool) -> None:
+    """Refuse, before any work, a figure that could not be written.
 
     Raises
     ------
     InputError
-        If matplotlib is missing, the ending is unknown, or `path` is there and not to be
+        If matplotlib is missing, the ending is unknown, or it is there and not to be
         overwritten.
     """
+    path = local(given)
     check_matplotlib(str(path))
     if _format(path) not in _FORMATS:
         raise InputError(f"{path}: ends in {path.suffix!r}, expected .svg, .png or .pdf")
@@ -122,12 +124,12 @@ def plain_logarithms(axis: Any) -> None:
 
 
 @contextmanager
-def figure_file(path: Path, size: tuple[float, float], *, overwrite: bool) -> Iterator[Any]:
-    """Give an empty figure to draw on; write it to `path` if all went well.
+def figure_file(given: str | Path, size: tuple[float, float], *, overwrite: bool) -> Iterator[Any]:
+    """Give an empty figure to draw on; write it if all went well.
 
     Parameters
     ----------
-    path : path
+    given : path
         A file that ends in .svg, .png or .pdf.
     size : (float, float)
         Width and height in inches.
@@ -139,7 +141,8 @@ def figure_file(path: Path, size: tuple[float, float], *, overwrite: bool) -> It
     InputError
         As `check_figure` does.
     """
-    check_figure(path, overwrite=overwrite)
+    check_figure(given, overwrite=overwrite)
+    path = local(given)
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -110,7 +110,7 @@ class FoldedMoments:
         document: dict[str, Any] = {"by": self.by, "folds": facts, "history": history}
         if self.seen.is_known:
             document["seen"] = self.seen.to_facts()
-        write_tensors(Path(path), _KIND, tensors, document, overwrite=overwrite)
+        write_tensors(path, _KIND, tensors, document, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | Path) -> FoldedMoments:
@@ -123,7 +123,7 @@ class FoldedMoments:
         CorruptDataError
             If it is truncated or its parts contradict each other.
         """
-        tensors, facts = read_tensors(Path(path), _KIND)
+        tensors, facts = read_tensors(path, _KIND)
         parts, by = facts.get("folds"), facts.get("by")
         if not isinstance(parts, list) or len(parts) < 2 or by not in FOLD_BY:
             raise CorruptDataError(
@@ -155,7 +155,7 @@ def load_moments(path: str | Path) -> Moments | FoldedMoments:
     InputError
         If it is no such file.
     """
-    kind = FoldedMoments if kind_of(Path(path)) == _KIND else Moments
+    kind = FoldedMoments if kind_of(path) == _KIND else Moments
     return kind.load(path)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
 from crossgram.linear_map import LinearMap
+from crossgram.locations import local
 from crossgram.spaces import Space
 from crossgram.tensor_file import kind_of, read_layer, read_tensors, write_tensors
 
@@ -92,7 +93,7 @@ class ClassifierHead:
             If `path` exists and `overwrite` is false.
         """
         tensors = {"weight": self.weight, "bias": self.bias}
-        write_tensors(Path(path), _KIND, tensors, {}, overwrite=overwrite)
+        write_tensors(path, _KIND, tensors, {}, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | Path) -> ClassifierHead:
@@ -111,7 +112,7 @@ class ClassifierHead:
         CorruptDataError
             If it is truncated.
         """
-        location = Path(path)
+        location = local(path)
         if kind_of(location) is None:
             tensors = read_layer(location)
             tensors.setdefault("bias", np.zeros(tensors["weight"].shape[:1]))

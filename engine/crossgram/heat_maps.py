@@ -48,7 +48,7 @@ def write_heat_maps(comparison: Comparison, path: str | Path, *, overwrite: bool
     columns = min(_COLUMNS, len(known))
     rows = -(-len(known) // columns)
     side = _MARGIN_INCHES + _CELL_INCHES * len(names)
-    with figure_file(Path(path), (columns * side, rows * side), overwrite=overwrite) as figure:
+    with figure_file(path, (columns * side, rows * side), overwrite=overwrite) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for panel, (measure, values) in zip(panels, known.items(), strict=False):
             draw_cells(

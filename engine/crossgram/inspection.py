@@ -14,6 +14,7 @@ from crossgram.folds import FoldedMoments
 from crossgram.heads import ClassifierHead
 from crossgram.history import id_sum_of
 from crossgram.linear_map import LinearMap
+from crossgram.locations import Location, local, locate
 from crossgram.moments import Moments
 from crossgram.seen import Seen
 from crossgram.sketch import Sketch
@@ -21,47 +22,48 @@ from crossgram.source import Source, open_source
 from crossgram.spaces import Space
 from crossgram.store import Column, EmbeddingStore
 from crossgram.tensor_file import kind_of
-from crossgram.zarr_io import open_node
+from crossgram.zarr_io import open_node, stored_bytes
 
 __all__ = ["describe", "validate"]
 
 _COLUMN_ROWS = 65_536
 
 
-def describe(path: str | Path) -> dict[str, Any]:
+def describe(path: str | Location) -> dict[str, Any]:
     """Return what `path` is, as JSON values; `kind` says which of the nouns.
 
     Parameters
     ----------
-    path : path
-        An embedding store, a Zarr array, a .npy, moments, map or classifier head file.
+    path : path or URL
+        An embedding store or Zarr array, or a .npy, moments, map or classifier head file.
 
     Raises
     ------
     InputError
         If it is none of them.
     """
-    location = Path(path)
+    location = locate(path)
     if location.is_dir():
         return _describe_zarr(location)
     if location.suffix == ".npy":
         return {"kind": "array", **_shape(open_source(location))}
-    match kind_of(location):
+    file = local(location)
+    match kind_of(file):
         case "map":
-            return _describe_map(location)
+            return _describe_map(file)
         case "moments":
-            return {"kind": "moments", **_of_moments(Moments.load(location))}
+            return {"kind": "moments", **_of_moments(Moments.load(file))}
         case "folded moments":
-            return _describe_folds(location)
+            return _describe_folds(file)
         case "classifier head":
-            return _describe_head(location)
+            return _describe_head(file)
     raise InputError(
         f"{path}: a safetensors file, but none that crossgram wrote: no map, moments or "
         "classifier head"
     )
 
 
-def validate(path: str | Path) -> None:
+def validate(path: str | Location) -> None:
     """Read everything at `path`; of a store, check that no id is there twice nor a mask wrong.
 
     Raises
@@ -71,7 +73,7 @@ def validate(path: str | Path) -> None:
     InputError
         Naming the first id that occurs twice, or if `path` is nothing of crossgram's.
     """
-    location = Path(path)
+    location = locate(path)
     if location.is_dir() and not isinstance(open_node(location), zarr.Array):
         EmbeddingStore.open(location).validate()
     elif location.is_dir() or location.suffix == ".npy":
@@ -83,7 +85,7 @@ def validate(path: str | Path) -> None:
         describe(location)
 
 
-def _describe_zarr(path: Path) -> dict[str, Any]:
+def _describe_zarr(path: Location) -> dict[str, Any]:
     node = open_node(path)
     if isinstance(node, zarr.Array):
         return {"kind": "array", **_shape(open_source(path)), **_layout(node)}
@@ -180,7 +182,7 @@ def _shape(source: Source) -> dict[str, Any]:
 def _layout(array: zarr.Array[Any]) -> dict[str, Any]:
     return {
         "zarr_format": array.metadata.zarr_format,
-        "stored_bytes": array.nbytes_stored(),
+        "stored_bytes": stored_bytes(array),
         "chunk_rows": array.chunks[0],
         "shard_rows": None if array.shards is None else array.shards[0],
         "codecs": [type(codec).__name__ for codec in array.compressors],

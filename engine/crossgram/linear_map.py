@@ -149,7 +149,7 @@ class LinearMap:
         if self.fitted_on.is_known:
             facts["fitted_on"] = self.fitted_on.to_facts()
         tensors = {"weight": self.weight, "bias": self.bias}
-        write_tensors(Path(path), _KIND, tensors, facts, overwrite=overwrite)
+        write_tensors(path, _KIND, tensors, facts, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | Path) -> LinearMap:
@@ -162,7 +162,7 @@ class LinearMap:
         CorruptDataError
             If it is truncated.
         """
-        tensors, facts = read_tensors(Path(path), _KIND)
+        tensors, facts = read_tensors(path, _KIND)
         for name, tensor in tensors.items():
             if tensor.dtype != np.float64:
                 raise InputError(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import crossgram
 from crossgram.errors import NonFiniteError, WidthMismatchError
 from crossgram.linear_map import LinearMap
+from crossgram.locations import Location, ObjectPath, locate
 from crossgram.output import refuse_overlap
 from crossgram.plan import Segment
 from crossgram.progress import Progress, ProgressCallback, ignore
@@ -29,7 +30,7 @@ _RING_BLOCKS = 3
 def apply(
     linear_map: LinearMap | str | Path,
     source: SourceLike,
-    out: str | Path,
+    out: str | Location,
     *,
     overwrite: bool = False,
     progress: ProgressCallback = ignore,
@@ -43,7 +44,7 @@ def apply(
         The map.
     source : source-like, shape (n, p)
         Rows of the map's source space.
-    out : path
+    out : path or URL
         The new store; it appears when it is complete.
     overwrite : bool
         Replace what stands at `out`.
@@ -69,8 +70,10 @@ def apply(
     OutputExistsError
         If `out` exists and `overwrite` is false.
     """
-    paths = [given for given in (linear_map, source) if isinstance(given, str | os.PathLike)]
-    refuse_overlap(Path(out), *(Path(path) for path in paths))
+    paths = [
+        given for given in (linear_map, source) if isinstance(given, str | os.PathLike | ObjectPath)
+    ]
+    refuse_overlap(locate(out), *paths)
     mapping = linear_map if isinstance(linear_map, LinearMap) else LinearMap.load(linear_map)
     rows = open_source(source, "rows")
     if rows.dim != mapping.source.dim:

@@ -346,7 +346,7 @@ class Moments:
             If `path` exists and `overwrite` is false.
         """
         tensors, facts = self.to_parts()
-        write_tensors(Path(path), _KIND, tensors, facts, overwrite=overwrite)
+        write_tensors(path, _KIND, tensors, facts, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | Path) -> Moments:
@@ -359,7 +359,7 @@ class Moments:
         CorruptDataError
             If it is truncated or its parts contradict each other.
         """
-        tensors, facts = read_tensors(Path(path), _KIND)
+        tensors, facts = read_tensors(path, _KIND)
         return cls.from_parts(tensors, facts, str(path))
 
     def to_parts(self) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:

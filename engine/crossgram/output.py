@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from crossgram.errors import InputError, OutputExistsError, RunError
+from crossgram.locations import Location, ObjectPath, local, locate
 
 __all__ = [
     "beside",
@@ -50,12 +51,13 @@ def beside(path: Path, ending: str) -> Path:
     return path.with_name(f"{path.name}.{ending}")
 
 
-def check_output(path: Path, *, overwrite: bool, folder: bool = False) -> None:
+def check_output(path: str | Path, *, overwrite: bool, folder: bool = False) -> None:
     """Refuse an output that is there already, or whose directory cannot be written.
 
     Called before any work, so that a long run does not fail at its end. To overwrite replaces a
     file by a file, and a folder only by another one that crossgram made.
     """
+    path = local(path)
     if (path.exists() or path.is_symlink()) and not overwrite:
         raise OutputExistsError(
             f"{path}: already exists; choose another name, or overwrite it (--overwrite)"
@@ -107,20 +109,25 @@ def _extracted(record: Path) -> set[str]:
     return stores | {"bad-images.csv", "extraction.json"}
 
 
-def refuse_overlap(target: Path, *sources: str | Path) -> None:
+def refuse_overlap(target: Location, *sources: str | os.PathLike[str] | ObjectPath) -> None:
     """Refuse an output that would replace what is read for it, or be written into it."""
     output = target.resolve()
     for source in sources:
-        given = Path(source).resolve()
+        given = locate(source).resolve()
         if given == output or output in given.parents:
             raise InputError(
                 f"{target}: is {source} or a folder around it, and would be replaced; choose "
                 "another output"
             )
-        if given in output.parents and any((given / name).exists() for name in _ZARR):
+        if given in output.parents and _is_zarr(given):
             raise InputError(
                 f"{target}: lies inside {source}, which is read; choose another output"
             )
+
+
+def _is_zarr(location: Location) -> bool:
+    """Tell whether a store is there; of a URL that is read, there is nothing else."""
+    return isinstance(location, ObjectPath) or any((location / name).exists() for name in _ZARR)
 
 
 @contextmanager

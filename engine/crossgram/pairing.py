@@ -266,6 +266,7 @@ def at_rows(source: Source, rows: NDArray[np.int64]) -> Source:
         masked=_gathered(source.masked, rows),
         origin=rows if source.origin is None else source.origin[rows],
         signature=source.signature,
+        fetched=source.fetched,
     )
 
 

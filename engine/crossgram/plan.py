@@ -14,13 +14,15 @@ from crossgram.errors import InputError, MemoryLimitError
 from crossgram.source import Source
 from crossgram.spaces import Pair, Space, elements
 
-__all__ = ["Plan", "Segment", "available_threads", "make_plan", "parse_bytes"]
+__all__ = ["Plan", "Segment", "available_threads", "make_plan", "parse_bytes", "smaller_chunks"]
 
 _MOST_SEGMENTS = 16_384
 _BLOCK_BYTES = 16 << 20
 _RING_BLOCKS = 3
 _RESERVED_BYTES = 24 << 20
 _THREAD_BYTES = 8 << 20
+_CLIENT_BYTES = 32 << 20
+"""What an object store's client takes, with its buffers."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,8 @@ def make_plan(
         elif block_rows > TILE_ROWS:
             block_rows = max(TILE_ROWS, block_rows // 2)
         else:
-            raise MemoryLimitError(_refusal(memory, estimate()))
+            advice = smaller_chunks(sources, memory)
+            raise MemoryLimitError(_refusal(memory, estimate(), advice))
     return Plan(
         spaces=tuple(spaces),
         pairs=wanted,
@@ -232,6 +235,26 @@ def parse_bytes(text: str) -> int:
     return int(float(number) * (1024 if binary else 1000) ** power)
 
 
+def smaller_chunks(sources: Sequence[Source], memory: int) -> str | None:
+    """Say which source's chunks are to be smaller; None if half of the memory has room for one.
+
+    Half, because a chunk is held as it is stored and as it is decoded.
+    """
+    largest = max(sources, key=_chunk_bytes)
+    size = _chunk_bytes(largest)
+    if 2 * size <= memory:
+        return None
+    return (
+        f"{largest.label} has chunks of {largest.chunk_rows:,} rows, {size / 1e6:,.0f} MB each, "
+        "which are held as stored and as decoded: write it again with smaller ones (crossgram "
+        "ingest --chunk-rows), or give more memory"
+    )
+
+
+def _chunk_bytes(source: Source) -> int:
+    return min(source.chunk_rows, source.rows) * source.dim * source.dtype.itemsize
+
+
 def _segment_rows(sources: Sequence[Source], rows: int) -> int:
     unit = math.lcm(*(source.chunk_rows for source in sources))
     if unit > RUN_ROWS:
@@ -264,13 +287,7 @@ def _streaming(
     row_bytes = sum(source.dim * source.dtype.itemsize for source in sources)
     dims = [space.dim for space in spaces]
     # a chunk that is read in part is held as it is stored and as a whole besides
-    chunk_bytes = sum(
-        min(s.chunk_rows, s.rows)
-        * s.dim
-        * s.dtype.itemsize
-        * (2 if block_rows % s.chunk_rows else 1)
-        for s in sources
-    )
+    chunk_bytes = sum(_chunk_bytes(s) * (2 if block_rows % s.chunk_rows else 1) for s in sources)
     unit_rows = TILE_ROWS * max([space.dim for space in spaces if space.normalized], default=0) * 8
     moments = 8 * folds * kept
     # the sums, their corrected copy, and that of earlier runs of a long segment
@@ -280,9 +297,18 @@ def _streaming(
         tile_bytes = tile_bytes // 2 + 4 * kept
     # while the last segments are being finished, one node waits for each bit of those before
     waiting = (-(-sources[0].rows // segment_rows) - threads + 1).bit_length() - 1
+    # a lane reads one source after the other, all chunks of a block at once, the last of which
+    # may end in the next one
+    fetched = [
+        2 * block_rows * s.dim * s.dtype.itemsize
+        + (2 * _chunk_bytes(s) if block_rows % s.chunk_rows else 0)
+        for s in sources
+        if s.fetched
+    ]
     return {
         "ring": threads * ring * block_rows * row_bytes,
         "decoding": threads * chunk_bytes,
+        "fetching": _CLIENT_BYTES + threads * max(fetched) if fetched else 0,
         "tiles": threads * (tile_bytes + unit_rows),
         "accumulators": threads * sets * moments,
         "merging": waiting * moments,
@@ -306,10 +332,10 @@ def _solving(dims: Sequence[int], pairs: frozenset[Pair], folds: int, solve: Pai
     return 8 * (sets * elements(dims, pairs) + 6 * p * p + 4 * p * q)
 
 
-def _refusal(memory: int, terms: Mapping[str, int]) -> str:
+def _refusal(memory: int, terms: Mapping[str, int], advice: str | None) -> str:
     listed = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in terms.items() if size)
     return (
         f"memory: {memory:,} bytes given, with the smallest blocks and one thread the run "
         f"holds {sum(terms.values()) / 1e6:,.0f} MB ({listed}); "
-        "give it more, or use fewer folds or spaces"
+        f"{advice or 'give it more, or use fewer folds or spaces'}"
     )

@@ -1,7 +1,7 @@
 """Whatever rows can be streamed from, behind one small interface.
 
-An `EmbeddingStore`, a plain two-dimensional Zarr array, a .npy file, a NumPy or a Dask array:
-`open_source` makes a `Source` of each.
+An `EmbeddingStore` or a plain two-dimensional Zarr array, on this machine or in a bucket, a .npy
+file, a NumPy or a Dask array: `open_source` makes a `Source` of each.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import zarr
 from numpy.typing import NDArray
 
 from crossgram.errors import CorruptDataError, InputError
+from crossgram.locations import Location, ObjectPath, local, locate
 from crossgram.row_file import RowFile
 from crossgram.store import Column, EmbeddingStore
-from crossgram.zarr_io import check_array, chunk_rows, open_node, read_rows
+from crossgram.zarr_io import check_array, chunk_rows, is_fetched, open_node, read_rows
 
 __all__ = [
     "MAX_COLUMNS",
@@ -45,7 +46,7 @@ MAX_COLUMNS = 1 << 17
 """Of an embedding; moments of more would take over 100 GB."""
 
 SourceLike: TypeAlias = Any
-"""A path (text or Path), EmbeddingStore, zarr.Array, NumPy array, Dask array or Source."""
+"""A path or URL (text or Path), EmbeddingStore, zarr.Array, NumPy array, Dask array or Source."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Source:
     Attributes
     ----------
     label : str
-        How messages name it.
+        How messages name it; of a path or URL, what another process opens it by.
     rows, dim : int
         Shape.
     dtype : numpy.dtype
@@ -76,6 +77,8 @@ class Source:
         What another process opens it by; None of what is in this one only.
     blocks : dask.array.Array or None
         The rows, where they are a Dask array.
+    fetched : bool
+        Whether rows come over the network, which `read` holds besides, as stored and decoded.
     """
 
     label: str
@@ -91,6 +94,7 @@ class Source:
     signature: str | None = None
     address: str | None = None
     blocks: Any = None
+    fetched: bool = False
 
     def row_numbers(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return what messages call the rows `start` to `stop`."""
@@ -121,7 +125,7 @@ def open_source(given: SourceLike, name: str = "array") -> Source:
 
     Parameters
     ----------
-    given : path, EmbeddingStore, zarr.Array, ndarray, dask.array.Array or Source
+    given : path or URL, EmbeddingStore, zarr.Array, ndarray, dask.array.Array or Source
         Rows x columns of floats.
     name : str
         How messages call an array, which has no path.
@@ -133,8 +137,8 @@ def open_source(given: SourceLike, name: str = "array") -> Source:
     CorruptDataError
         If a file's parts contradict each other.
     """
-    if isinstance(given, str | os.PathLike):
-        return _open_path(Path(given))
+    if isinstance(given, str | os.PathLike | ObjectPath):
+        return _open_path(locate(given))
     if isinstance(given, EmbeddingStore):
         return _from_store(given)
     if isinstance(given, zarr.Array):
@@ -180,9 +184,9 @@ def usable_rows(sources: Sequence[Source]) -> NDArray[np.bool_]:
     return np.ones(rows, bool) if masked is None else ~masked
 
 
-def _open_path(path: Path) -> Source:
+def _open_path(path: Location) -> Source:
     if path.is_file() and path.suffix == ".npy":
-        return _from_npy(path)
+        return _from_npy(local(path))
     if path.is_file() and path.suffix == ".safetensors":
         raise InputError(
             f"{path}: a safetensors file, as maps and moments are, expected rows of embeddings: a "
@@ -207,6 +211,7 @@ def _from_store(store: EmbeddingStore) -> Source:
         masked=store.masked,
         signature=store.signature,
         address=str(store.path.absolute()),
+        fetched=is_fetched(store.embeddings),
     )
 
 
@@ -221,6 +226,7 @@ def _from_zarr(array: zarr.Array[Any], label: str, address: str | None = None) -
         chunk_rows=chunk_rows(array),
         read=lambda start, out: read_rows(array, start, out, label, all_stored=True),
         address=address,
+        fetched=is_fetched(array),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,11 @@ import zarr
 from numpy.typing import DTypeLike, NDArray
 
 from crossgram.errors import CorruptDataError, InputError
-from crossgram.output import uninterrupted, whole_directory
+from crossgram.locations import Location, locate
+from crossgram.output import uninterrupted
 from crossgram.spaces import signature_of
 from crossgram.store_writer import FORMAT, Layout, StoreWriter, is_json, seal
+from crossgram.whole_store import whole_store
 from crossgram.zarr_io import (
     check_array,
     chunk_rows,
@@ -65,7 +66,7 @@ class EmbeddingStore:
 
     Attributes
     ----------
-    path : Path
+    path : Path or ObjectPath
         Where it is.
     embeddings : zarr.Array, shape (n, d), a floating dtype
         The rows.
@@ -89,7 +90,7 @@ class EmbeddingStore:
     (3, 3, 'net-a')
     """
 
-    path: Path
+    path: Location
     embeddings: Any
     ids: Column | None = None
     labels: Column | None = None
@@ -127,13 +128,16 @@ class EmbeddingStore:
         read_rows(self.embeddings, start, out, str(self.path), all_stored=True)
 
     @classmethod
-    def open(cls, path: str | Path) -> EmbeddingStore:
+    def open(cls, path: str | Location) -> EmbeddingStore:
         """Open and check a store.
 
         Raises
         ------
         InputError
-            If there is no store at `path`.
+            If there is no store at `path`, or it is a URL that cannot be reached by what the
+            environment says.
+        RunError
+            If a service of objects fails.
         CorruptDataError
             If its parts contradict each other.
         """
@@ -150,7 +154,7 @@ class EmbeddingStore:
                 f"{FORMAT}; use the version of crossgram that wrote it"
             )
         store = cls(
-            path=Path(path),
+            path=locate(path),
             embeddings=_member(node, "embeddings", path),
             ids=_column(node, "ids", path),
             labels=_column(node, "labels", path),
@@ -170,7 +174,7 @@ class EmbeddingStore:
     @contextmanager
     def create(
         cls,
-        path: str | Path,
+        path: str | Location,
         dim: int,
         *,
         dtype: DTypeLike = "float32",
@@ -184,7 +188,7 @@ class EmbeddingStore:
 
         Parameters
         ----------
-        path : path
+        path : path or URL
             Where the store will be.
         dim : int
             Width of an embedding.
@@ -215,10 +219,8 @@ class EmbeddingStore:
         )
         if not is_json(provenance or {}):
             raise InputError("provenance: holds something that is not JSON; give text and numbers")
-        with whole_directory(Path(path), overwrite=overwrite) as temporary:
-            group = uninterrupted(
-                lambda: zarr.create_group(temporary, zarr_format=3, overwrite=True)
-            )
+        with whole_store(locate(path), overwrite=overwrite) as storage:
+            group = uninterrupted(lambda: zarr.create_group(storage, zarr_format=3, overwrite=True))
             writer = StoreWriter(group, arrangement.create(group))
             yield writer
             writer.finish()
@@ -290,14 +292,14 @@ class EmbeddingStore:
             )
 
 
-def _member(group: zarr.Group, name: str, path: str | Path) -> zarr.Array[Any]:
+def _member(group: zarr.Group, name: str, path: str | Location) -> zarr.Array[Any]:
     member = open_member(group, name)
     if not isinstance(member, zarr.Array):
         raise CorruptDataError(f"{path}: the array {name!r} is missing")
     return member
 
 
-def _column(group: zarr.Group, name: str, path: str | Path) -> Column | None:
+def _column(group: zarr.Group, name: str, path: str | Location) -> Column | None:
     if open_member(group, name) is None:
         return None
     return Column(_member(group, name, path), f"{path}/{name}", all_stored=True)

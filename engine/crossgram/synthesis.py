@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 import crossgram
 from crossgram.errors import InputError
 from crossgram.linear_map import LinearMap
+from crossgram.locations import local
 from crossgram.output import whole_directory
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.spaces import Space
@@ -138,7 +139,7 @@ def synth(
         "provenance": {"made_by": f"crossgram {crossgram.__version__} synth", **asdict(recipe)},
     }
     row_bytes = (source_dim + target_dim) * kind.itemsize
-    with whole_directory(Path(out), overwrite=overwrite) as folder:
+    with whole_directory(local(out), overwrite=overwrite) as folder:
         with (
             EmbeddingStore.create(folder / "a.zarr", source_dim, **layout) as a,
             EmbeddingStore.create(folder / "b.zarr", target_dim, **layout) as b,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.errors import CorruptDataError, InputError
+from crossgram.locations import Location, local
 from crossgram.output import whole_file
 
 __all__ = ["kind_of", "read_layer", "read_tensors", "write_tensors"]
@@ -24,7 +25,7 @@ _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.u
 
 
 def write_tensors(
-    path: Path,
+    path: str | Path,
     kind: str,
     tensors: Mapping[str, NDArray[Any]],
     facts: Mapping[str, Any],
@@ -37,7 +38,7 @@ def write_tensors(
 
     document = json.dumps({"kind": kind, "format": _FORMAT, **facts}, allow_nan=False)
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    with whole_file(path, overwrite=overwrite) as temporary:
+    with whole_file(local(path), overwrite=overwrite) as temporary:
         try:
             save_file(contiguous, temporary, metadata={_KEY: document})
         except SafetensorError as error:
@@ -50,7 +51,7 @@ def _os_error(error: Exception) -> OSError:
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
 
-def read_tensors(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Return the arrays and the facts of a file that `write_tensors` wrote.
 
     Raises
@@ -60,6 +61,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[s
     CorruptDataError
         If it is truncated or not a safetensors file.
     """
+    path = local(path)
     facts = _read_facts(path)
     if facts.get("kind") != kind:
         found = facts.get("kind", "nothing that crossgram wrote")
@@ -124,9 +126,9 @@ def _floats(path: Path, name: str, part: Mapping[str, Any]) -> NDArray[Any]:
     return values.reshape(part["shape"])
 
 
-def kind_of(path: Path) -> str | None:
+def kind_of(path: str | Location) -> str | None:
     """Return what kind of crossgram file this is, None if it is none."""
-    kind = _read_facts(path).get("kind")
+    kind = _read_facts(local(path)).get("kind")
     return str(kind) if kind is not None else None
 
 

@@ -2,16 +2,18 @@
 
 Whole chunks are read through the Rust `zarrs` pipeline, which decodes them into the caller's
 buffer. Parts of chunks are read through zarr's own pipeline: `zarrs` does not verify the checksum
-of a chunk that it decodes in part.
+of a chunk that it decodes in part. So are objects in buckets, which `zarrs` would read by a client
+of its own.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,25 @@ import numpy as np
 import zarr
 import zarr.errors
 from numpy.typing import NDArray
-from zarr.core.buffer import default_buffer_prototype
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.sync import sync as wait_for
+from zarr.storage import StorePath
 
-from crossgram.errors import CorruptDataError, InputError
+from crossgram.errors import AccessDeniedError, CorruptDataError, CrossgramError, InputError
+from crossgram.locations import Location, ObjectPath, locate
+from crossgram.objects import Objects, open_objects
 from crossgram.output import sync
 
 __all__ = [
     "MAX_CHUNK_BYTES",
     "check_array",
     "chunk_rows",
+    "is_fetched",
     "open_member",
     "open_node",
     "read_rows",
     "stored_alike",
+    "stored_bytes",
     "sync_rows",
 ]
 
@@ -43,36 +51,72 @@ _VERIFYING = "zarr.core.codec_pipeline.BatchedCodecPipeline"
 _PIPELINE_LOCK = threading.Lock()
 
 
-def open_node(path: str | Path) -> zarr.Array[Any] | zarr.Group:
+def open_node(path: str | Location) -> zarr.Array[Any] | zarr.Group:
     """Open the Zarr array or group at `path`, v3 or v2, for reading.
 
     Raises
     ------
     InputError
-        If nothing is there, or it is not Zarr.
+        If nothing is there, or it is not Zarr; of a URL, if it cannot be reached by what the
+        environment says.
+    RunError
+        If a service of objects fails.
     """
-    location = Path(path)
-    if not location.exists():
-        raise InputError(f"{path}: no such file or directory")
-    if not location.is_dir():
-        raise InputError(
-            f"{path}: not a Zarr store (a file, where a directory was expected); convert "
-            "it with `crossgram ingest`"
-        )
+    location = locate(path)
+    storage = open_objects(location) if isinstance(location, ObjectPath) else _folder(location)
     try:
-        with _pipeline(_FAST):
-            return zarr.open(location, mode="r")
+        with _pipeline_of(storage):
+            return _opened(storage)
     except (zarr.errors.NodeNotFoundError, FileNotFoundError) as error:
+        if isinstance(storage, Objects):
+            raise _no_store(storage) from error
         raise InputError(
             f"{path}: not a Zarr store (no zarr.json, .zarray or .zgroup in it); "
             "convert it with `crossgram ingest`"
         ) from error
+    except CrossgramError:
+        raise
     except Exception as error:
         raise CorruptDataError(f"{path}: its Zarr metadata cannot be read: {error}") from error
 
 
+def _opened(storage: Path | Objects) -> zarr.Array[Any] | zarr.Group:
+    if isinstance(storage, Path):
+        return zarr.open(storage, mode="r")
+    # one version after the other: a bucket that may not be listed denies what is not there
+    try:
+        return zarr.open(storage, mode="r", zarr_format=3)
+    except (zarr.errors.NodeNotFoundError, FileNotFoundError):
+        return zarr.open(storage, mode="r", zarr_format=2)
+
+
+def _folder(path: Path) -> Path:
+    if not path.exists():
+        raise InputError(f"{path}: no such file or directory")
+    if not path.is_dir():
+        raise InputError(
+            f"{path}: not a Zarr store (a file, where a directory was expected); convert "
+            "it with `crossgram ingest`"
+        )
+    return path
+
+
+def _no_store(objects: Objects) -> InputError:
+    """Say what is under a URL instead of a store."""
+    if not objects.supports_listing:
+        return InputError(
+            f"{objects}: no Zarr store is there (no zarr.json, .zarray or .zgroup); check the URL"
+        )
+    return InputError(
+        f"{objects}: no Zarr store is there (no zarr.json, .zarray or .zgroup; the first object "
+        f"is {next(objects.object_names(), 'not there either')}); check the URL"
+    )
+
+
 def open_member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None:
     """Open an array or group inside a group, None if there is none of that name.
+
+    In a bucket that may not be listed, what is not there is denied, and taken to be absent.
 
     Raises
     ------
@@ -80,13 +124,21 @@ def open_member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | 
         If its metadata cannot be read.
     """
     try:
-        with _pipeline(_FAST):
+        with _pipeline_of(group.store):
             return group.get(name)
+    except AccessDeniedError:
+        return None
+    except CrossgramError:
+        raise
     except Exception as error:
         raise CorruptDataError(
             f"{str(group.store_path).removeprefix('file://')}: the Zarr metadata of {name!r} "
             f"cannot be read: {error}"
         ) from error
+
+
+def _pipeline_of(storage: Any) -> AbstractContextManager[None]:
+    return _pipeline(_VERIFYING if isinstance(storage, Objects) else _FAST)
 
 
 @contextmanager
@@ -125,6 +177,11 @@ def check_array(array: zarr.Array[Any], label: str) -> None:
         )
 
 
+def is_fetched(array: zarr.Array[Any]) -> bool:
+    """Tell whether an array lies in a bucket or on a web server."""
+    return isinstance(array.store, Objects)
+
+
 def read_rows(
     array: zarr.Array[Any], start: int, out: NDArray[Any], label: str, *, all_stored: bool
 ) -> None:
@@ -148,13 +205,23 @@ def read_rows(
     ------
     CorruptDataError
         Names the first chunk that is missing or cannot be decoded.
+    RunError
+        Names the object that a service failed to deliver.
     """
     stop = start + len(out)
-    if all_stored:
+    objects = array.store if isinstance(array.store, Objects) else None
+    if all_stored and objects is None:
         _check_chunks_exist(array, start, stop, label)
+    if all_stored and objects is not None:
+        # asking whether each is there would double the requests
+        array = _stored_in(array, objects.where_all_are_stored())
     try:
         _decode(array, start, out)
+    except CrossgramError:
+        raise
     except Exception as error:
+        if all_stored:
+            _check_chunks_exist(array, start, stop, label)
         raise _first_bad_chunk(array, start, stop, label, error) from error
 
 
@@ -166,12 +233,8 @@ def stored_alike(first: zarr.Array[Any], second: zarr.Array[Any], start: int, st
     """
     if _layout(first) != _layout(second):
         return False
-    for index in _chunks(first, start, stop):
-        files = [_chunk_file(array, index) for array in (first, second)]
-        contents = [file.read_bytes() if file and file.exists() else None for file in files]
-        if contents[0] is None or contents[0] != contents[1]:
-            return False
-    return True
+    contents = [_stored(array, start, stop) for array in (first, second)]
+    return None not in contents[0] and contents[0] == contents[1]
 
 
 def sync_rows(array: zarr.Array[Any], start: int, stop: int) -> None:
@@ -184,6 +247,25 @@ def sync_rows(array: zarr.Array[Any], start: int, stop: int) -> None:
             folders.update(list(file.parents)[: len(array.shape)])
     for folder in folders:
         sync(folder)
+
+
+def stored_bytes(array: zarr.Array[Any]) -> int | None:
+    """Return how many bytes an array takes where it is stored, None if that cannot be known."""
+    return array.nbytes_stored() if array.store.supports_listing else None
+
+
+def _stored(array: zarr.Array[Any], start: int, stop: int) -> list[bytes | None]:
+    """Return the chunks of rows `start` to `stop` as they are stored, None where there is none."""
+    if not isinstance(array.store, Objects):
+        files = [_chunk_file(array, index) for index in _chunks(array, start, stop)]
+        return [file.read_bytes() if file and file.exists() else None for file in files]
+    found = wait_for(_fetched(array.store, [_key(array, k) for k in _chunks(array, start, stop)]))
+    return [None if buffer is None else buffer.to_bytes() for buffer in found]
+
+
+async def _fetched(objects: Objects, keys: list[str]) -> list[Buffer | None]:
+    prototype = default_buffer_prototype()
+    return await asyncio.gather(*(objects.get(key, prototype) for key in keys))
 
 
 def _layout(array: zarr.Array[Any]) -> dict[str, Any]:
@@ -215,8 +297,12 @@ def _whole_chunks(array: zarr.Array[Any], start: int, stop: int) -> tuple[int, i
 
 def _verifying(array: zarr.Array[Any]) -> zarr.Array[Any]:
     """Return the same array, read by zarr's own pipeline."""
+    return _stored_in(array, array.store)
+
+
+def _stored_in(array: zarr.Array[Any], store: Any) -> zarr.Array[Any]:
     with _pipeline(_VERIFYING):
-        return zarr.Array(zarr.AsyncArray(array.metadata, array.store_path))
+        return zarr.Array(zarr.AsyncArray(array.metadata, StorePath(store, array.path)))
 
 
 def _decode_with(array: zarr.Array[Any], start: int, out: NDArray[Any]) -> None:
@@ -235,11 +321,20 @@ def _chunks(array: zarr.Array[Any], start: int, stop: int) -> Iterator[_Index]:
     return itertools.product(range(start // rows, -(-stop // rows)), *map(range, counts))
 
 
+def _key(array: zarr.Array[Any], index: _Index) -> str:
+    return f"{array.path}/{array.metadata.encode_chunk_key(index)}".lstrip("/")
+
+
 def _chunk_file(array: zarr.Array[Any], index: _Index) -> Path | None:
     root = getattr(array.store, "root", None)
-    if root is None:
-        return None
-    return Path(root) / array.path / array.metadata.encode_chunk_key(index)
+    return None if root is None else Path(root) / _key(array, index)
+
+
+def _is_missing(array: zarr.Array[Any], index: _Index) -> bool:
+    if isinstance(array.store, Objects):
+        return not wait_for(array.store.exists(_key(array, index)))
+    file = _chunk_file(array, index)
+    return file is not None and not file.is_file()
 
 
 def _chunk_name(array: zarr.Array[Any], index: _Index) -> str:
@@ -250,8 +345,7 @@ def _chunk_name(array: zarr.Array[Any], index: _Index) -> str:
 
 def _check_chunks_exist(array: zarr.Array[Any], start: int, stop: int, label: str) -> None:
     for index in _chunks(array, start, stop):
-        file = _chunk_file(array, index)
-        if file is not None and not file.is_file():
+        if _is_missing(array, index):
             raise CorruptDataError(
                 f"{label}: {_chunk_name(array, index)} is missing; restore the file from a copy "
                 "or make the store again (a writer that leaves out chunks of zeros must be told "

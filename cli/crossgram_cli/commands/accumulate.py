@@ -78,7 +78,7 @@ def command(
     folds: int | None,
     workers: int | None,
     scheduler: str | None,
-    checkpoint: Path | None,
+    checkpoint: str | None,
     overwrite: bool,
     as_json: bool,
     **options: Any,
@@ -109,7 +109,7 @@ def command(
     if given and from_images is None:
         raise click.UsageError(f"{', '.join(given)}: for --from-images, not for STORES")
     read = stores or tuple(filter(None, [from_images]))
-    check_output(Path(output), overwrite=overwrite)
+    check_output(output, overwrite=overwrite)
     table = beside(Path(output), "bad-images.csv")
     if from_images is not None:
         check_output(table, overwrite=overwrite)

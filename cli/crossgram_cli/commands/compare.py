@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -110,7 +109,7 @@ def command(
             **given,
         )
     if csv_file is not None:
-        write_csv(compared.pairs, Path(csv_file), overwrite=overwrite)
+        write_csv(compared.pairs, csv_file, overwrite=overwrite)
     if plot is not None:
         write_heat_maps(compared, plot, overwrite=overwrite)
     emit(compared.to_dict() | {"csv": csv_file, "plot": plot}, as_json, _text(compared))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -116,7 +115,7 @@ def command(
             **options,
         )
     if csv_file is not None:
-        write_csv([*curve.points, *curve.ranks], Path(csv_file), overwrite=overwrite)
+        write_csv([*curve.points, *curve.ranks], csv_file, overwrite=overwrite)
     if plot is not None:
         write_curve_plot(curve, plot, overwrite=overwrite)
     emit(curve.to_dict() | {"csv": csv_file, "plot": plot}, as_json, _text(curve))

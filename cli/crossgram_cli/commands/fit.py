@@ -56,7 +56,7 @@ def command(
     moments: str | None,
     workers: int | None,
     scheduler: str | None,
-    checkpoint: Path | None,
+    checkpoint: str | None,
     overwrite: bool,
     as_json: bool,
     **options: Any,
@@ -77,7 +77,7 @@ def command(
 
     for path in (output, moments):
         if path is not None:
-            check_output(Path(path), overwrite=overwrite)
+            check_output(path, overwrite=overwrite)
             refuse_overlap(Path(path), x, y, *filter(None, [options["weights"]]))
     if moments is not None:
         refuse_overlap(Path(moments), output)

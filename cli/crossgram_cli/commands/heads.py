@@ -36,7 +36,7 @@ def command(head_a: str, head_b: str, output: str, overwrite: bool, as_json: boo
     from crossgram.spaces import unique_names
     from crossgram_cli.text import aligned
 
-    check_output(Path(output), overwrite=overwrite)
+    check_output(output, overwrite=overwrite)
     refuse_overlap(Path(output), head_a, head_b)
     source, target = cg.ClassifierHead.load(head_a), cg.ClassifierHead.load(head_b)
     first, second = unique_names([Path(head_a).stem, Path(head_b).stem])

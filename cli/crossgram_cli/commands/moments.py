@@ -168,7 +168,7 @@ def _given(reading: dict[str, Any]) -> bool:
 def _check_output(output: str, overwrite: bool, *inputs: str) -> None:
     from crossgram.output import check_output, refuse_overlap
 
-    check_output(Path(output), overwrite=overwrite)
+    check_output(output, overwrite=overwrite)
     refuse_overlap(Path(output), *inputs)
 
 

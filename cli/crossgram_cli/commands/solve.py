@@ -44,7 +44,7 @@ def command(
     from crossgram.output import check_output, refuse_overlap
     from crossgram_cli.text import aligned, map_lines
 
-    check_output(Path(output), overwrite=overwrite)
+    check_output(output, overwrite=overwrite)
     refuse_overlap(Path(output), moments)
     solved, path = solve_with_path(cg.load_moments(moments), source, target, **options)
     solved.save(output, overwrite=overwrite)

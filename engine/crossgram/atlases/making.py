@@ -27,6 +27,7 @@ from crossgram.evidence import is_rounding, residual_squares, squares_about
 from crossgram.fitting import method_of, solve
 from crossgram.heads import ClassifierHead
 from crossgram.linear_map import LinearMap
+from crossgram.locations import ObjectPath, local
 from crossgram.maps import Method
 from crossgram.moments import Moments
 from crossgram.output import check_output, refuse_overlap, whole_directory
@@ -132,10 +133,12 @@ def atlas(
     OutputExistsError
         If `out` exists and `overwrite` is false.
     """
-    folder = Path(out)
+    folder = local(out)
     check_output(folder, overwrite=overwrite, folder=True)
     given = (*spaces, *try_on, *heads)
-    refuse_overlap(folder, *(Path(one) for one in given if isinstance(one, str | os.PathLike)))
+    refuse_overlap(
+        folder, *(one for one in given if isinstance(one, str | os.PathLike | ObjectPath))
+    )
     chosen = method_of(method, intercept, ridge, rank, scale)
     sources, called = open_spaces(spaces, names)
     _check(called, try_on, heads, options)

@@ -18,6 +18,7 @@ from crossgram.demonstration.digits import load_digits
 from crossgram.demonstration.open_set import OpenSet
 from crossgram.demonstration.training import one_thread
 from crossgram.errors import InputError, OutputExistsError
+from crossgram.locations import local
 from crossgram.output import check_output, whole_directory
 from crossgram.progress import ProgressCallback, ignore
 
@@ -109,7 +110,7 @@ def demonstrate(
     OutputExistsError
         If something else stands at `out` and `overwrite` is false.
     """
-    directory = Path(out)
+    directory = local(out)
     if seed < 0:
         raise InputError(f"seed: {seed} given, expected a whole number from 0 on")
     replace = overwrite or _may_be_replaced(directory)

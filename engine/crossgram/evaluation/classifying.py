@@ -301,7 +301,7 @@ def _over_parts(
         return
     sources = [own for own in job.sources if isinstance(own, Source)]
     addresses = tuple(map(address_of, sources))
-    check_workers(client, addresses, _TASK_BLOCKS * len(sources) * _BLOCK_BYTES)
+    check_workers(client, sources, _TASK_BLOCKS * len(sources) * _BLOCK_BYTES)
     yield from over_workers(client, _counted, parts, replace(job, sources=addresses), large=True)
 
 

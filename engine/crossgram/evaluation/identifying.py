@@ -291,8 +291,10 @@ def identify(
     if fitted is None or cut.any(axis=1).all():
         planned.append(_Planned(name, "unmapped", here, there, cut, enrolled))
     if client is not None:
-        galleries = {address_of(each.gallery) for each in planned}
-        check_workers(client, sorted(galleries), task_bytes(rows, enrolled.dim, nearest))
+        galleries = [enrolled, *([] if again is None else [again])]
+        for gallery_source in galleries:
+            address_of(gallery_source)
+        check_workers(client, galleries, task_bytes(rows, enrolled.dim, nearest))
     total, done = 2 * len(planned) * enrolled.rows, 0
 
     def report(count: int) -> None:

@@ -34,6 +34,7 @@ from crossgram.extraction.partial import (
 from crossgram.extraction.sizing import find_batch_size, find_decoders
 from crossgram.extraction.tasks import run_tasks
 from crossgram.images import Collection, ImageList, Recipe, open_collection
+from crossgram.locations import local
 from crossgram.networks.loading import GivenNetwork, load_networks
 from crossgram.networks.network import Network, choose_device
 from crossgram.networks.spec import NetworkSpec, check_names
@@ -191,7 +192,7 @@ def extract_with_report(
     started = time.perf_counter()
     asked = Options(**options)
     given = as_networks(models)
-    outputs = Outputs(Path(out), [network.name for network in given])
+    outputs = Outputs(local(out), [network.name for network in given])
     collection = open_collection(images)
     refuse_overlap(outputs.out, collection.root)
     if collection.shares_files and collection.root.resolve() in outputs.out.resolve().parents:

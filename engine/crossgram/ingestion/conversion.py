@@ -14,6 +14,7 @@ import crossgram
 from crossgram.errors import InputError, NonFiniteError
 from crossgram.ingestion import hdf5, npy, parquet, value_file, zarr_node
 from crossgram.ingestion.table import Cursor, Names, Table, Values, in_order, reading
+from crossgram.locations import Location, ObjectPath, locate
 from crossgram.output import refuse_overlap
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.store import EmbeddingStore
@@ -32,8 +33,8 @@ _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
 def ingest(
-    src: str | Path,
-    out: str | Path,
+    src: str | Location,
+    out: str | Location,
     *,
     ids: str | Path | None = None,
     labels: str | Path | None = None,
@@ -51,7 +52,7 @@ def ingest(
 
     Parameters
     ----------
-    src : path
+    src : path or URL
         One of
 
         - a .npy file, or a folder of .npy shards, read in the order of the numbers in their
@@ -59,8 +60,9 @@ def ingest(
           subfolder (`img_emb/img_emb_0.npy`), their columns in `metadata/metadata_0.parquet`
         - an HDF5 file (.h5, .hdf5, .hdf)
         - a Parquet file (.parquet, .pq) or a folder of them, with a column of lists of floats
-        - a Zarr array or group, v2 or v3; an embedding store keeps its ids, labels and mask
-    out : path
+        - a Zarr array or group, v2 or v3; an embedding store keeps its ids, labels and mask; only
+          these from a URL
+    out : path or URL
         The new store; it appears when it is complete.
     ids, labels : str or path, optional
         Where they are. What ends in .txt or .npy is a file: UTF-8 text with one value per line, or
@@ -108,7 +110,7 @@ def ingest(
     >>> store.rows, store.ids.read(1, 2)[0]
     (3, 'p/2.jpg')
     """
-    source, target = Path(src), Path(out)
+    source, target = locate(src), locate(out)
     files = [Path(values) for values in (ids, labels) if values and _is_file(values)]
     refuse_overlap(target, source, *files)
     table = _open(source, embeddings, ids, labels)
@@ -144,7 +146,7 @@ def ingest(
 
 
 def _open(
-    source: Path, embeddings: str | None, ids: str | Path | None, labels: str | Path | None
+    source: Location, embeddings: str | None, ids: str | Path | None, labels: str | Path | None
 ) -> Table:
     names = Names(embeddings, _name(ids), _name(labels))
     with reading(source):
@@ -175,7 +177,9 @@ def _values_of_file(value: str | Path | None) -> Values | None:
     return value_file.open_values(Path(value)) if value and _is_file(value) else None
 
 
-def _format_of(source: Path) -> ModuleType:
+def _format_of(source: Location) -> ModuleType:
+    if isinstance(source, ObjectPath):
+        return zarr_node
     if not source.exists():
         raise InputError(f"{source}: no such file or directory")
     if source.is_dir():
@@ -222,7 +226,7 @@ def _converted(piece: NDArray[Any], dtype: np.dtype[Any], label: str, start: int
     return converted
 
 
-def _provenance(source: Path, table: Table) -> dict[str, Any]:
+def _provenance(source: Location, table: Table) -> dict[str, Any]:
     facts = {
         "made_by": f"crossgram {crossgram.__version__} ingest",
         "ingested_from": str(source.resolve()),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.errors import CorruptDataError, CrossgramError, InputError
+from crossgram.locations import Location
 
 __all__ = [
     "BLOCK_BYTES",
@@ -182,7 +183,7 @@ def optional_module(name: str, path: Path) -> Any:
 
 
 @contextmanager
-def reading(label: str | Path, *errors: type[Exception]) -> Iterator[None]:
+def reading(label: str | Location, *errors: type[Exception]) -> Iterator[None]:
     """Turn what reading a source raises into errors of this library, naming the source."""
     known: tuple[type[Exception], ...] = (OSError, *errors)
     try:

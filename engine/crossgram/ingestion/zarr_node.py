@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import zarr
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from crossgram.errors import InputError
 from crossgram.ingestion.npy import source_pieces
 from crossgram.ingestion.table import Matrix, Names, Table, Values, choose, reading
+from crossgram.locations import Location
 from crossgram.source import Source, open_source
 from crossgram.store import Column, EmbeddingStore
 from crossgram.zarr_io import check_array, open_node
@@ -22,7 +22,7 @@ __all__ = ["open_table"]
 _COLUMN_ROWS = 65_536
 
 
-def open_table(path: Path, names: Names) -> Table:
+def open_table(path: Location, names: Names) -> Table:
     """Open a Zarr array or group."""
     node = open_node(path)
     if isinstance(node, zarr.Array):
@@ -56,7 +56,7 @@ def _open_store(store: EmbeddingStore, arrays: dict[str, zarr.Array[Any]], names
     )
 
 
-def _arrays(path: Path, group: zarr.Group) -> dict[str, zarr.Array[Any]]:
+def _arrays(path: Location, group: zarr.Group) -> dict[str, zarr.Array[Any]]:
     with reading(path, Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         members = sorted(group.members(max_depth=None), key=lambda member: member[0])
@@ -73,7 +73,7 @@ def _matrix(source: Source) -> Matrix:
     )
 
 
-def _named(path: Path, arrays: dict[str, zarr.Array[Any]], name: str | None) -> Values | None:
+def _named(path: Location, arrays: dict[str, zarr.Array[Any]], name: str | None) -> Values | None:
     if name is None:
         return None
     chosen = choose(str(path), name, (), _kinds(arrays))

@@ -21,6 +21,7 @@ from crossgram.evaluation import (
 )
 from crossgram.evaluation.resampling import fewest_people
 from crossgram.figures import check_matplotlib
+from crossgram.locations import local
 from crossgram.output import check_output, refuse_overlap, whole_file
 from crossgram.reporting.names import Names
 from crossgram.reporting.paper import Table
@@ -100,7 +101,7 @@ def write_report(
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     check_report()
-    path = Path(folder) / REPORT if out is None else Path(out)
+    path = Path(folder) / REPORT if out is None else local(out)
     check_output(path, overwrite=overwrite)
     atlas = load_atlas(folder)
     if out is not None:
