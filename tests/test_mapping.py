@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import dask.array
 import numpy as np
 import pytest
 import zarr
+from command_line import succeeds
+from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from strategies import moderate, rows_of, values_of, write_store
 
 import crossgram as cg
+from crossgram.cluster import cluster_client
 from crossgram.codecs import CODECS
 
 Matrix = NDArray[Any]
@@ -324,3 +328,73 @@ class TestFailure:
         with pytest.raises(error, match=message):
             cg.apply(fitted, X, untouched, overwrite=True, progress=seen.append, **options)
         assert seen == []
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Client]:
+    with cluster_client(2, None) as started:
+        yield started
+
+
+class TestOnCluster:
+    @pytest.mark.parametrize(
+        "layout",
+        [{}, {"chunk_rows": 10, "shard_rows": 20}, {"chunk_rows": 7, "codec": "none"}],
+        ids=["plain", "shards", "odd"],
+    )
+    def test_the_store_is_the_same(
+        self, tmp_path: Path, two: Client, layout: dict[str, Any]
+    ) -> None:
+        rows = np.random.default_rng(0).normal(size=(3000, 40)).astype(np.float32)
+        masked = np.arange(3000) % 11 == 3
+        rows[masked] = np.nan
+        fitted = cg.LinearMap(
+            np.random.default_rng(1).normal(size=(30, 40)),
+            np.arange(30.0),
+            cg.Space("a", 40),
+            cg.Space("b", 30),
+        )
+        source = tmp_path / "x.zarr"
+        with cg.EmbeddingStore.create(source, 40, chunk_rows=50) as writer:
+            writer.append(
+                rows, ids=[f"i{k}" for k in range(3000)], labels=range(3000), masked=masked
+            )
+        done: list[int] = []
+        for name, client in (("here", None), ("there", two)):
+            cg.apply(
+                fitted,
+                source,
+                tmp_path / name,
+                client=client,
+                progress=lambda own: done.append(own.rows),
+                **layout,
+            )
+        assert done[-1] == 3000
+        assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+    def test_wide_rows_become_narrow_ones_within_memory(self, tmp_path: Path, two: Client) -> None:
+        source = write_long(tmp_path / "x.zarr")
+        mapped = cg.apply(LONG_MAP, source, tmp_path / "out.zarr", client=two)
+        np.testing.assert_array_equal(rows_of(mapped), LONG @ LONG_MAP.weight.T + LONG_MAP.bias)
+
+    def test_what_cannot_be_mapped_leaves_nothing(self, tmp_path: Path, two: Client) -> None:
+        rows = X.copy()
+        rows[200, 1] = np.nan
+        source = write_store(tmp_path / "x.zarr", rows)
+        with pytest.raises(cg.NonFiniteError, match="row 200 cannot be mapped"):
+            cg.apply(MAP, source, tmp_path / "out.zarr", client=two)
+        assert [path.name for path in tmp_path.iterdir()] == ["x.zarr"]
+        with pytest.raises(cg.InputError, match="lies in this process"):
+            cg.apply(MAP, X, tmp_path / "out.zarr", client=two)
+        assert [path.name for path in tmp_path.iterdir()] == ["x.zarr"]
+
+    def test_the_command_takes_workers(self, tmp_path: Path) -> None:
+        write_store(tmp_path / "x.zarr", X)
+        MAP.save(tmp_path / "map.safetensors")
+        made = succeeds(
+            *("apply", "map.safetensors", "x.zarr", "out.zarr", "--workers", 2), cwd=tmp_path
+        )
+        assert made["rows"] == ROWS
+        np.testing.assert_array_equal(
+            rows_of(cg.EmbeddingStore.open(tmp_path / "out.zarr")), X @ MAP.weight.T + MAP.bias
+        )

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
+from zarr.storage import LocalStore
 
 import crossgram
+from crossgram.blas_threads import one_blas_thread
+from crossgram.cluster import check_sees, check_workers, over_workers
 from crossgram.errors import NonFiniteError, WidthMismatchError
 from crossgram.linear_map import LinearMap
 from crossgram.locations import Location, ObjectPath, locate
 from crossgram.output import refuse_overlap
-from crossgram.plan import Segment
+from crossgram.plan import Segment, available_threads
 from crossgram.progress import Progress, ProgressCallback, ignore
-from crossgram.source import SourceLike, open_source
+from crossgram.source import Source, SourceLike, address_of, masked_rows, open_source
 from crossgram.spaces import check_signature
 from crossgram.store import Column, EmbeddingStore
+from crossgram.store_writer import Layout, StoreWriter
 from crossgram.stream import StreamFailure, make_ring, read_blocks
 
 __all__ = ["apply"]
 
 _BLOCK_BYTES = 16 << 20
 _RING_BLOCKS = 3
+_PART_BYTES = 64 << 20
+"""Of mapped rows, that a task may hold so that chunks of both stores are whole."""
+
+_HELD = 3
+"""Times of rows and mapped rows that a task holds: as such, cast, and encoded."""
+
+_COLUMN_ROWS = 65_536
 
 
 def apply(
@@ -33,6 +49,7 @@ def apply(
     out: str | Location,
     *,
     overwrite: bool = False,
+    client: Any = None,
     progress: ProgressCallback = ignore,
     **layout: Any,
 ) -> EmbeddingStore:
@@ -48,6 +65,9 @@ def apply(
         The new store; it appears when it is complete.
     overwrite : bool
         Replace what stands at `out`.
+    client : distributed.Client, optional
+        Of a Dask cluster whose workers map the rows and write them to `out`, which they must
+        see; to the same bits, if chunks of both stores end at the same rows now and then.
     progress : callable
         Called with a `Progress` after each block.
     **layout
@@ -63,7 +83,8 @@ def apply(
     WidthMismatchError
         If the rows are not as wide as the map takes.
     InputError
-        If they were made by another network or recipe than the map was fitted for.
+        If they were made by another network or recipe than the map was fitted for, or workers
+        cannot be used.
     NonFiniteError
         If a row that is not masked holds NaN or infinity, and so cannot be mapped; `out` is not
         written.
@@ -82,49 +103,167 @@ def apply(
             f"{mapping.target.name} takes {mapping.source.dim}; use the network it was fitted for"
         )
     check_signature(mapping.source, rows.signature, rows.label)
+    kind = "float64" if rows.dtype.itemsize >= 8 else "float32"
     unit = rows.chunk_rows
     block_rows = unit * max(1, _BLOCK_BYTES // (unit * rows.dim * rows.dtype.itemsize))
-    piece = max(1, _BLOCK_BYTES // (8 * max(rows.dim, mapping.target.dim)))
+    created = EmbeddingStore.create(
+        out,
+        mapping.target.dim,
+        dtype=kind,
+        provenance=_provenance(mapping, rows.label),
+        overwrite=overwrite,
+        rows=0 if client is None else rows.rows,
+        **layout,
+    )
+    if client is None:
+        with created as writer:
+            _write(writer, mapping, rows, block_rows, progress)
+    else:
+        unit = Layout.of(mapping.target.dim, dtype=kind, **layout).unit_rows
+        part_rows = _part_rows(unit, block_rows, mapping.target.dim)
+        held = block_rows * rows.dim * rows.dtype.itemsize + part_rows * mapping.target.dim * 8
+        check_workers(client, [rows], _HELD * held)
+        address = address_of(rows)
+        with created as writer:
+            job = _Job(mapping, address, writer.array, block_rows)
+            _write_on_cluster(writer, job, rows, part_rows, client, progress)
+    return EmbeddingStore.open(out)
+
+
+def _part_rows(unit: int, block_rows: int, dim: int) -> int:
+    """Return the rows of a task: whole chunks of the new store, and if they fit, whole blocks."""
+    both = math.lcm(unit, block_rows)
+    if both * dim * 8 <= _PART_BYTES:
+        return both
+    return unit * max(1, min(block_rows, _PART_BYTES // (8 * dim)) // unit)
+
+
+def _write(
+    writer: StoreWriter,
+    mapping: LinearMap,
+    rows: Source,
+    block_rows: int,
+    progress: ProgressCallback,
+) -> None:
     blocks = read_blocks(
         [rows],
         [Segment(0, 0, rows.rows)],
         block_rows=block_rows,
         ring=make_ring([rows], block_rows, _RING_BLOCKS),
     )
-    created = EmbeddingStore.create(
-        out,
-        mapping.target.dim,
-        dtype="float64" if rows.dtype.itemsize >= 8 else "float32",
-        provenance=_provenance(mapping, rows.label),
-        overwrite=overwrite,
-        **layout,
-    )
     row_bytes = rows.dim * rows.dtype.itemsize
     try:
-        with created as writer:
+        with (
+            one_blas_thread(),
+            ThreadPoolExecutor(available_threads(), "crossgram-apply") as pool,
+        ):
             for block in blocks:
-                for start in range(block.start, block.stop, piece):
-                    stop = min(start + piece, block.stop)
+                values = block.rows[0]
+                pieces = _pieces(mapping, values, block.masked, rows.label, block.start)
+                # the first is written while others are being mapped
+                for start, mapped in pool.map(_mapped, pieces):
+                    stop = start + len(mapped)
                     own = slice(start - block.start, stop - block.start)
-                    part = block.rows[0][own]
-                    masked = None if block.masked is None else block.masked[own]
-                    with np.errstate(over="ignore", invalid="ignore"):
-                        mapped = mapping.apply(part)
-                        _refuse_nonfinite(mapped, part, masked, rows.label, start)
-                    if masked is not None:
-                        mapped[masked] = np.nan
                     writer.append(
                         mapped,
                         ids=_values(rows.ids, start, stop),
                         labels=_values(rows.labels, start, stop),
-                        masked=masked,
+                        masked=None if block.masked is None else block.masked[own],
                     )
                 progress(Progress("apply", block.stop, rows.rows, block.stop * row_bytes))
     except StreamFailure as failure:
         raise failure.cause from None
     finally:
         blocks.close()
-    return EmbeddingStore.open(out)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the tasks of a cluster have in common."""
+
+    mapping: LinearMap
+    address: str
+    array: zarr.Array[Any]
+    block_rows: int
+
+
+def _write_on_cluster(
+    writer: StoreWriter,
+    job: _Job,
+    rows: Source,
+    part_rows: int,
+    client: Any,
+    progress: ProgressCallback,
+) -> None:
+    storage = writer.array.store
+    if isinstance(storage, LocalStore):
+        check_sees(client, [storage.root])
+    starts = range(0, rows.rows, part_rows)
+    parts = ((start, min(start + part_rows, rows.rows)) for start in starts)
+    done = 0
+    for count in over_workers(client, _map_part, parts, job, large=True):
+        done += count
+        progress(Progress("apply", done, rows.rows, done * rows.dim * rows.dtype.itemsize))
+    for start in range(0, rows.rows, _COLUMN_ROWS):
+        stop = min(start + _COLUMN_ROWS, rows.rows)
+        writer.append_columns(
+            stop - start,
+            ids=_values(rows.ids, start, stop),
+            labels=_values(rows.labels, start, stop),
+            masked=masked_rows([rows], start, stop),
+        )
+
+
+def _map_part(part: tuple[int, int], job: _Job) -> int:
+    first, last = part
+    rows = open_source(job.address)
+    found = np.empty((last - first, job.array.shape[1]), job.array.dtype)
+    with one_blas_thread():
+        for start in range(first, last, job.block_rows):
+            stop = min(start + job.block_rows, last)
+            values = np.empty((stop - start, rows.dim), rows.dtype)
+            rows.read(start, values)
+            masked = masked_rows([rows], start, stop)
+            for place, mapped in map(
+                _mapped, _pieces(job.mapping, values, masked, rows.label, start)
+            ):
+                found[place - first : place - first + len(mapped)] = mapped
+    job.array[first:last] = found
+    return last - first
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some rows to map; the first is `start` of the store."""
+
+    mapping: LinearMap
+    rows: NDArray[Any]
+    masked: NDArray[np.bool_] | None
+    label: str
+    start: int
+
+
+def _pieces(
+    mapping: LinearMap,
+    rows: NDArray[Any],
+    masked: NDArray[np.bool_] | None,
+    label: str,
+    start: int,
+) -> Iterator[_Piece]:
+    size = max(1, _BLOCK_BYTES // (8 * max(mapping.source.dim, mapping.target.dim)))
+    for first in range(0, len(rows), size):
+        own = slice(first, first + size)
+        inside = None if masked is None else masked[own]
+        yield _Piece(mapping, rows[own], inside, label, start + first)
+
+
+def _mapped(piece: _Piece) -> tuple[int, NDArray[Any]]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        mapped = piece.mapping.apply(piece.rows)
+        _refuse_nonfinite(mapped, piece.rows, piece.masked, piece.label, piece.start)
+    if piece.masked is not None:
+        mapped[piece.masked] = np.nan
+    return piece.start, mapped
 
 
 def _values(column: Column | None, start: int, stop: int) -> NDArray[Any] | None:

@@ -183,6 +183,7 @@ class EmbeddingStore:
         shard_rows: int | None = None,
         provenance: Mapping[str, Any] | None = None,
         overwrite: bool = False,
+        rows: int = 0,
     ) -> Iterator[StoreWriter]:
         """Write a new store; it appears at `path` when the block ends without an error.
 
@@ -204,6 +205,8 @@ class EmbeddingStore:
             What made the embeddings; must be JSON.
         overwrite : bool
             Replace what stands at `path`.
+        rows : int
+            Rows that `StoreWriter.array` has from the beginning, to be written in any order.
 
         Yields
         ------
@@ -221,10 +224,10 @@ class EmbeddingStore:
             raise InputError("provenance: holds something that is not JSON; give text and numbers")
         with whole_store(locate(path), overwrite=overwrite) as storage:
             group = uninterrupted(lambda: zarr.create_group(storage, zarr_format=3, overwrite=True))
-            writer = StoreWriter(group, arrangement.create(group))
+            writer = StoreWriter(group, arrangement.create(group, rows))
             yield writer
             writer.finish()
-            if writer.rows == 0:
+            if writer.rows == rows == 0:
                 raise InputError(f"{path}: no rows were written; a store has at least one")
             seal(group, writer.columns, provenance or {})
 

@@ -134,10 +134,18 @@ def create_column(
 
 
 class StoreWriter:
-    """Appends rows in order to a store that is being created."""
+    """Appends rows in order to a store that is being created.
+
+    Attributes
+    ----------
+    array : zarr.Array, shape (n, d)
+        The embeddings. If there are rows from the beginning, whole chunks (shards) of it may be
+        written in any order, also by other processes; then only the columns are appended.
+    """
 
     def __init__(self, group: zarr.Group, embeddings: zarr.Array[Any]) -> None:
         self._group = group
+        self.array = embeddings
         self._embeddings = Appender(embeddings, _write_rows(embeddings))
         self._columns: dict[str, Appender | None] = {}
 
@@ -180,18 +188,30 @@ class StoreWriter:
             raise InputError(f"append: a block of dtype {values.dtype} given, expected floats")
         if not len(values):
             return
+        if masked is not None:
+            _check_masked_rows(values, self._checked_column("masked", masked, len(values)))
+        self.append_columns(len(values), ids=ids, labels=labels, masked=masked)
+        self._embeddings.append(values)
+
+    def append_columns(
+        self,
+        rows: int,
+        *,
+        ids: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        masked: ArrayLike | None = None,
+    ) -> None:
+        """Append what `append` does beside the embeddings, of so many rows."""
         columns = {
-            name: self._checked_column(name, given, len(values))
+            name: self._checked_column(name, given, rows)
             for name, given in (("ids", ids), ("labels", labels), ("masked", masked))
         }
-        _check_masked_rows(values, columns["masked"])
         for name, column in columns.items():
             if name not in self._columns:
                 self._columns[name] = None if column is None else self._new_column(name, column)
             appender = self._columns[name]
             if appender is not None and column is not None:
                 appender.append(column)
-        self._embeddings.append(values)
 
     def _checked_column(self, name: str, given: ArrayLike | None, rows: int) -> NDArray[Any] | None:
         earlier = self._columns.get(name)

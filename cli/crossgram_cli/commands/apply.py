@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from crossgram_cli.cluster import cluster, cluster_options
 from crossgram_cli.options import layout_options
 from crossgram_cli.shared import computes, emit, overwrite_option, progress_bar
 
@@ -18,9 +19,19 @@ __all__ = ["command"]
 @click.argument("x", type=click.Path())
 @click.argument("out", type=click.Path())
 @layout_options
+@cluster_options
 @overwrite_option
 @computes
-def command(map_file: str, x: str, out: str, overwrite: bool, as_json: bool, **layout: Any) -> None:
+def command(
+    map_file: str,
+    x: str,
+    out: str,
+    workers: int | None,
+    scheduler: str | None,
+    overwrite: bool,
+    as_json: bool,
+    **layout: Any,
+) -> None:
     """Map every row of X with MAP into the new store OUT; ids, labels and mask come along.
 
     \b
@@ -29,8 +40,10 @@ def command(map_file: str, x: str, out: str, overwrite: bool, as_json: bool, **l
     import crossgram as cg
 
     started = time.perf_counter()
-    with progress_bar() as progress:
-        store = cg.apply(map_file, x, out, overwrite=overwrite, progress=progress, **layout)
+    with cluster(workers, scheduler) as client, progress_bar() as progress:
+        store = cg.apply(
+            map_file, x, out, overwrite=overwrite, client=client, progress=progress, **layout
+        )
     seconds = time.perf_counter() - started
     result = {
         "store": out,
