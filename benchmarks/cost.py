@@ -13,6 +13,7 @@ import click
 import numpy as np
 from machine import blas_seconds, gflops, timed
 from results import table, write
+from scipy.optimize import nnls
 
 import crossgram as cg
 from crossgram.plan import available_threads
@@ -140,7 +141,7 @@ def _calibrated(folder: Path) -> tuple[float, float]:
         seconds = available_threads() * _measured(folder, rows, dim)
         besides.append(seconds - rows * 3 * dim**2 / _rate(dim))
         amounts.append([8.0 * dim * rows, float(rows)])
-    byte, row = np.linalg.solve(amounts, besides).tolist()
+    byte, row = nnls(np.array(amounts), np.array(besides))[0].tolist()
     return byte, row
 
 
