@@ -156,6 +156,27 @@ class TestWorkers:
             two.run(_set, kept, workers=[worker])
         assert faulty.count(CHUNK) == 0
 
+    def test_one_that_finds_other_rows_is_named_before_the_run(
+        self, urls: list[str], pair: list[Path], two: Client, tmp_path: Path
+    ) -> None:
+        with cg.EmbeddingStore.create(tmp_path / "other.zarr", 7, chunk_rows=SEGMENT) as writer:
+            writer.append(np.ones((ROWS, 7), "f4"))
+        with bucket_environment() as patch:
+            upload(pair[0], "pair/a.zarr")
+            upload(tmp_path / "other.zarr", "pair/b.zarr")
+            reached = {name: own for name, own in os.environ.items() if name.startswith("AWS_")}
+            patch.undo()
+            worker = next(iter(two.nthreads()))
+            kept = two.run(_set, reached, workers=[worker])[worker]
+            try:
+                with pytest.raises(
+                    InputError, match=rf"{urls[1]}: the worker {worker} finds other rows there"
+                ):
+                    cg.accumulate(urls, client=two)
+            finally:
+                two.run(_set, kept, workers=[worker])
+            cg.accumulate(urls, client=two)
+
     def test_what_is_lost_is_named_as_on_one_machine(
         self, urls: list[str], faulty: Proxy, two: Client
     ) -> None:
@@ -228,4 +249,13 @@ def _told(result: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in result.items() if name not in _PLACES}
 
 
-_PLACES = ("overlaps", "source", "target", "probes", "gallery", "seconds", "notes")
+_PLACES = (
+    "overlaps",
+    "gallery_overlaps",
+    "source",
+    "target",
+    "probes",
+    "gallery",
+    "seconds",
+    "notes",
+)

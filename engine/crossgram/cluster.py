@@ -7,6 +7,7 @@ import platform
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import crossgram
 from crossgram.errors import CrossgramError, InputError, MemoryLimitError, RunError
 from crossgram.locations import ObjectPath, locate
 from crossgram.plan import available_threads, smaller_chunks
-from crossgram.source import Source
+from crossgram.source import Source, open_source
 from crossgram.zarr_io import open_node
 
 __all__ = [
@@ -151,7 +152,8 @@ def check_workers(client: Any, sources: Sequence[Source], memory: int) -> None:
     Raises
     ------
     InputError
-        If a worker is of another version of crossgram, NumPy or Python, or does not see a source.
+        If a worker is of another version of crossgram, NumPy or Python, or does not see a source,
+        or finds other rows under its name.
     MemoryLimitError
         If the tasks that a worker does at once do not fit its memory.
     """
@@ -166,6 +168,31 @@ def check_workers(client: Any, sources: Sequence[Source], memory: int) -> None:
                 f"tasks at once hold {needed / 1e6:,.0f} MB; "
                 f"{advice or 'give it more, or fewer threads'}"
             )
+    for source in sources:
+        if source.address is not None:
+            _check_same(client, source.address)
+
+
+def _check_same(client: Any, address: str) -> None:
+    """Refuse workers that find something else at an address, as another disk or service has it."""
+    own = _ends(address)
+    for worker, theirs in client.run(_ends, address).items():
+        if theirs != own:
+            raise InputError(
+                f"{address}: the worker {worker} finds other rows there than this machine; give "
+                "both the same disk, or the same service of objects"
+            )
+
+
+def _ends(address: str) -> str:
+    """Return a digest of shape and dtype, and of the first and the last row."""
+    source = open_source(address)
+    digest = sha256(f"{source.rows} {source.dim} {source.dtype}".encode())
+    row = np.empty((1, source.dim), source.dtype)
+    for start in (0, source.rows - 1):
+        source.read(start, row)
+        digest.update(row.tobytes())
+    return digest.hexdigest()
 
 
 def _check_versions(client: Any) -> None:
