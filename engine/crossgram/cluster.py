@@ -7,7 +7,6 @@ import platform
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 import crossgram
 from crossgram.errors import CrossgramError, InputError, MemoryLimitError, RunError
+from crossgram.fingerprint import fingerprint
 from crossgram.locations import ObjectPath, locate
 from crossgram.plan import available_threads, smaller_chunks
 from crossgram.source import Source, open_source
@@ -175,8 +175,8 @@ def check_workers(client: Any, sources: Sequence[Source], memory: int) -> None:
 
 def _check_same(client: Any, address: str) -> None:
     """Refuse workers that find something else at an address, as another disk or service has it."""
-    own = _ends(address)
-    for worker, theirs in client.run(_ends, address).items():
+    own = _digest(address)
+    for worker, theirs in client.run(_digest, address).items():
         if theirs != own:
             raise InputError(
                 f"{address}: the worker {worker} finds other rows there than this machine; give "
@@ -184,15 +184,8 @@ def _check_same(client: Any, address: str) -> None:
             )
 
 
-def _ends(address: str) -> str:
-    """Return a digest of shape and dtype, and of the first and the last row."""
-    source = open_source(address)
-    digest = sha256(f"{source.rows} {source.dim} {source.dtype}".encode())
-    row = np.empty((1, source.dim), source.dtype)
-    for start in (0, source.rows - 1):
-        source.read(start, row)
-        digest.update(row.tobytes())
-    return digest.hexdigest()
+def _digest(address: str) -> str:
+    return fingerprint(open_source(address), None).digest
 
 
 def _check_versions(client: Any) -> None:
