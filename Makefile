@@ -27,7 +27,7 @@ lint: env
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --dist loadscope
 
 format: env
 	$(BIN)/ruff format .

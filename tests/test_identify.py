@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import crossgram as cg
@@ -52,7 +52,6 @@ def searches(draw: st.DrawFn) -> tuple[np.ndarray, ...]:
 
 
 @pytest.mark.parametrize("block_bytes", [24, 24 * 7, 8 << 20])
-@settings(deadline=None)
 @given(drawn=searches())
 def test_a_search_finds_what_sorting_finds(block_bytes: int, drawn: tuple[np.ndarray, ...]) -> None:
     rows, person, itself, entries, people, usable = drawn

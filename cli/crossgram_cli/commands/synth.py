@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from crossgram_cli.options import FiniteRange, layout_options
+from crossgram_cli.options import layout_options
 from crossgram_cli.shared import computes, emit, overwrite_option, progress_bar
 
 __all__ = ["command"]
@@ -33,14 +33,14 @@ __all__ = ["command"]
 )
 @click.option(
     "--condition",
-    type=FiniteRange(min=1),
+    type=click.FloatRange(min=1),
     default=1000.0,
     show_default=True,
     help="Condition number of the centred rows of a.",
 )
 @click.option(
     "--noise",
-    type=FiniteRange(min=0),
+    type=click.FloatRange(min=0),
     default=0.1,
     show_default=True,
     help="Standard deviation of the noise on b, whose own is about 1.",
