@@ -130,9 +130,9 @@ def test_scores_that_are_all_alike_are_held_once(monkeypatch: pytest.MonkeyPatch
     held: list[int] = []
     add = binned_scores._Collected.add
 
-    def watched(self: binned_scores._Collected, scores: np.ndarray) -> None:
+    def watched(self: binned_scores._Collected, scores: binned_scores.Tally) -> None:
         add(self, scores)
-        held.append(len(self._known.scores) + sum(map(len, self._new)))
+        held.append(sum(len(own.scores) for own in (self._known, *self._new)))
 
     monkeypatch.setattr(binned_scores._Collected, "add", watched)
     monkeypatch.setattr(binned_scores, "_BLOCK", 29)

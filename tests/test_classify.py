@@ -116,6 +116,26 @@ def test_labels_that_are_numbers_as_text_are_the_classes(tmp_path: Path) -> None
     assert cg.classify(text, text, head).classifications[0].top[1] == 1
 
 
+def test_labels_of_which_it_is_not_known_which_class_each_is(tmp_path: Path) -> None:
+    for text in ("{}.0", " {}", "+{}"):
+        labelled = store(tmp_path / text, B, [text.format(own) for own in TRUE])
+        with pytest.raises(cg.InputError, match=r"not known which class each is; name .*--classes"):
+            cg.classify(labelled, labelled, HEADS["b"])
+        names = [text.format(k) for k in range(CLASSES)]
+        assert cg.classify(labelled, labelled, HEADS["b"], classes=names).images == ROWS
+
+
+def test_blocks_are_small_where_classes_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifying, "_BLOCK_BYTES", 8 * 1000 * 20)
+    head = cg.ClassifierHead(RNG.normal(size=(1000, 8)), np.zeros(1000))
+    path = store(tmp_path / "a", B)
+    seen: list[int] = []
+    cg.classify(path, path, head, progress=lambda own: seen.append(own.rows))
+    assert seen == list(range(20, ROWS + 1, 20))
+
+
 def test_labels_of_masked_rows_are_no_classes(tmp_path: Path) -> None:
     rows, labels = B.copy(), [NAMES[own] for own in TRUE]
     masked = np.arange(ROWS) == 3

@@ -11,7 +11,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 import crossgram as cg
-from crossgram.cluster import over_workers
+from crossgram.cluster import cluster_client, over_workers
 
 ASKED: list[int] = []
 GO_ON = threading.Event()
@@ -77,3 +77,15 @@ def test_what_nobody_waits_for_any_longer_is_not_begun(client: Client) -> None:
     GO_ON.set()
     assert client.submit(double, 1, 0).result() == 2
     assert ASKED == [0, 1]
+
+
+@pytest.mark.parametrize("address", ["nonsense", "foo://127.0.0.1:8786", "tcp://127.0.0.1"])
+def test_what_is_no_address_is_refused_at_once(address: str) -> None:
+    started = time.monotonic()
+    with (
+        pytest.raises(cg.InputError, match=f"nobody answers at {address}, which is no address"),
+        cluster_client(None, address),
+    ):
+        pass
+    # not after the seconds that a client would try to connect
+    assert time.monotonic() - started < 5

@@ -46,6 +46,16 @@ class TestLfw:
         ids = [one.replace(".jpg", ".png") for one in IDS]
         assert read_pairs(write_lfw(tmp_path / "pairs.txt"), ids).left[3] == 8
 
+    def test_refuses_an_image_that_two_rows_are_called(self, tmp_path: Path) -> None:
+        path = write_lfw(tmp_path / "pairs.txt")
+        # of those that no pair names, it does not matter
+        found = read_pairs(path, [*IDS, "Cy_D/Cy_D_0001.png"])
+        assert found.left.tolist() == read_pairs(path, IDS).left.tolist()
+        with pytest.raises(
+            cg.InputError, match="names Bo/Bo_0001, which rows 3 and 9 of the store are called"
+        ):
+            read_pairs(path, [*IDS, "Bo/Bo_0001.png"])
+
     def test_refuses_to_leave_out_a_pair(self, tmp_path: Path) -> None:
         with pytest.raises(
             cg.InputError, match=r"1 of its 6 images have no embedding.*Bo/Bo_0003; a protocol"

@@ -321,3 +321,28 @@ class TestImages:
         report = cg.identify(probes, gallery, linear_map=fitted, resamples=0)
         assert report.gallery_overlaps[0].images == 20
         assert any("20 of the gallery's images are among those" in own for own in report.notes)
+
+    def test_where_all_probes_are_masked_there_is_nothing_to_search(self, tmp_path: Path) -> None:
+        gallery = self.entries(tmp_path, "g.zarr", ["w", "x", "y", "z"])
+        nothing = np.full((2, 2), np.nan)
+        masked = store(tmp_path / "p", nothing, ["ann", "bob"], masked=np.ones(2, bool))
+        for probes, enrolled in ((masked, gallery), (gallery, masked)):
+            with pytest.raises(cg.InputError, match="p: none of its rows has an embedding"):
+                cg.identify(probes, enrolled, resamples=0)
+
+    def test_rows_that_cannot_be_compared_are_named_by_store_and_number(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(searching, "_GALLERY_BYTES", 8 * 2 * 3)
+        good = [angle(own) for own in range(0, 80, 10)]
+        labels = ["ann", "bob"] * 4
+        masked = np.arange(8) == 2
+        rows = np.array(good)
+        rows[2], rows[6] = np.nan, 0
+        bad = store(tmp_path / "bad", rows, labels, masked=masked)
+        whole = store(tmp_path / "good", good, labels)
+        for probes, gallery in ((bad, whole), (whole, bad)):
+            with pytest.raises(cg.NonFiniteError, match="bad: row 6 is zero"):
+                cg.identify(probes, gallery, resamples=0)
+        with pytest.raises(cg.NonFiniteError, match="bad: row 6 is zero"):
+            cg.verify(bad, resamples=0)

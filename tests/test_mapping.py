@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from strategies import moderate, rows_of, values_of, write_store
 
 import crossgram as cg
+from crossgram import mapping
 from crossgram.cluster import cluster_client
 from crossgram.codecs import CODECS
 
@@ -336,14 +338,29 @@ def two() -> Iterator[Client]:
         yield started
 
 
+def _limit(block: int, part: int) -> None:
+    mapping._BLOCK_BYTES, mapping._PART_BYTES = block, part
+
+
+@pytest.fixture
+def small(two: Client) -> Iterator[None]:
+    """Have a few hundred rows be many blocks and parts, here and on the workers."""
+    kept = mapping._BLOCK_BYTES, mapping._PART_BYTES
+    for limits in ((100 * 40 * 4, 200 * 30 * 8), kept):
+        _limit(*limits)
+        two.run(_limit, *limits)
+        if limits != kept:
+            yield
+
+
 class TestOnCluster:
     @pytest.mark.parametrize(
         "layout",
-        [{}, {"chunk_rows": 10, "shard_rows": 20}, {"chunk_rows": 7, "codec": "none"}],
-        ids=["plain", "shards", "odd"],
+        [{}, {"chunk_rows": 10, "shard_rows": 20}, {"chunk_rows": 50, "codec": "none"}],
+        ids=["plain", "shards", "chunks"],
     )
     def test_the_store_is_the_same(
-        self, tmp_path: Path, two: Client, layout: dict[str, Any]
+        self, tmp_path: Path, two: Client, small: None, layout: dict[str, Any]
     ) -> None:
         rows = np.random.default_rng(0).normal(size=(3000, 40)).astype(np.float32)
         masked = np.arange(3000) % 11 == 3
@@ -370,12 +387,37 @@ class TestOnCluster:
                 **layout,
             )
         assert done[-1] == 3000
+        assert len(done) > 10 or not layout
         assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
     def test_wide_rows_become_narrow_ones_within_memory(self, tmp_path: Path, two: Client) -> None:
         source = write_long(tmp_path / "x.zarr")
         mapped = cg.apply(LONG_MAP, source, tmp_path / "out.zarr", client=two)
         np.testing.assert_array_equal(rows_of(mapped), LONG @ LONG_MAP.weight.T + LONG_MAP.bias)
+
+    def test_odd_chunks_give_the_same_rows(self, tmp_path: Path, two: Client, small: None) -> None:
+        source = write_store(tmp_path / "x.zarr", X)
+        mapped = cg.apply(MAP, source, tmp_path / "out.zarr", client=two, chunk_rows=7)
+        np.testing.assert_array_equal(rows_of(mapped), X @ MAP.weight.T + MAP.bias)
+
+    def test_a_failure_leaves_nothing_of_tasks_that_go_on(
+        self, tmp_path: Path, two: Client, small: None
+    ) -> None:
+        rows = np.random.default_rng(0).normal(size=(100_000, 40)).astype(np.float32)
+        rows[250, 3] = np.inf
+        source = write_store(tmp_path / "x.zarr", rows)
+        fitted = cg.LinearMap(np.ones((30, 40)), np.zeros(30), cg.Space("a", 40), cg.Space("b", 30))
+        with pytest.raises(cg.NonFiniteError, match="row 250 cannot be mapped"):
+            cg.apply(fitted, source, tmp_path / "out.zarr", client=two, chunk_rows=50)
+        two.run(time.sleep, 0.5)
+        assert [path.name for path in tmp_path.iterdir()] == ["x.zarr"]
+
+    def test_a_relative_place_is_this_process_s(
+        self, tmp_path: Path, two: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = write_store(tmp_path / "x.zarr", X)
+        monkeypatch.chdir(tmp_path)
+        assert cg.apply(MAP, source, "out.zarr", client=two).rows == ROWS
 
     def test_what_cannot_be_mapped_leaves_nothing(self, tmp_path: Path, two: Client) -> None:
         rows = X.copy()

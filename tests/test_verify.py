@@ -260,7 +260,7 @@ class TestRefusals:
     def test_a_row_without_direction(self, tmp_path: Path) -> None:
         rows = embeddings()
         rows[7] = 0
-        with pytest.raises(cg.NonFiniteError, match="a: row 7 is zero"):
+        with pytest.raises(cg.NonFiniteError, match="a.zarr: row 7 is zero"):
             cg.verify(store(tmp_path / "a.zarr", rows), resamples=0)
 
     @pytest.mark.parametrize(

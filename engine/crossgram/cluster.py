@@ -7,6 +7,7 @@ import platform
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ __all__ = [
     "check_sees",
     "check_workers",
     "cluster_client",
+    "opened_once",
     "outcome_of",
     "over_workers",
     "threads_of",
 ]
 
 _CONNECT_SECONDS = 10
+_DRAIN_SECONDS = 60
 WAITING_TASKS = 2
 """Per thread of a worker: what it can begin at once when a task is done."""
 
@@ -62,6 +65,7 @@ def cluster_client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
     except ImportError as error:
         raise InputError("workers: needs Dask; pip install 'crossgram[cluster]'") from error
     if scheduler is not None:
+        _check_address(scheduler)
         try:
             client = Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
@@ -101,6 +105,22 @@ def cluster_client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+def _check_address(scheduler: str) -> None:
+    """Refuse what is no address: a client that fails to connect to it takes long to give up."""
+    from distributed.comm.addressing import parse_address, parse_host_port
+    from distributed.comm.registry import get_backend
+
+    try:
+        scheme, location = parse_address(scheduler)
+        get_backend(scheme)
+        parse_host_port(location)
+    except ValueError as error:
+        raise InputError(
+            f"scheduler: nobody answers at {scheduler}, which is no address ({error}); expected "
+            "one such as tcp://host:8786"
+        ) from error
 
 
 def dask_setup(_worker: Any) -> None:
@@ -214,7 +234,13 @@ def _versions() -> dict[str, str]:
 
 
 def over_workers(
-    client: Any, work: Callable[..., Any], items: Iterator[Any], shared: Any, *, large: bool = False
+    client: Any,
+    work: Callable[..., Any],
+    items: Iterator[Any],
+    shared: Any,
+    *,
+    large: bool = False,
+    drained: bool = False,
 ) -> Iterator[Any]:
     """Yield what `work(item, shared)` gives for each item, in the order in which they are done.
 
@@ -230,8 +256,12 @@ def over_workers(
     items : iterator
         Only a few are handed out ahead.
     shared : object
-        Sent with each item; or to each worker once, if it is large, and then lost with the last
-        worker.
+        What they have in common.
+    large : bool
+        Send it to each worker once, and not with each item; it is then lost with the last worker.
+    drained : bool
+        Before a failure is raised, wait for the tasks that are out: of one that is running, only
+        the result can be given up.
     """
     from distributed import as_completed
 
@@ -252,9 +282,18 @@ def over_workers(
             completed.update(submit(1))
             yield result
     finally:
+        for future in pending if drained else ():
+            with suppress(Exception):
+                future.exception(timeout=_DRAIN_SECONDS)
         # of those that a cluster goes on with, nobody will ask for the result
         with suppress(Exception):
             client.cancel(list(pending), force=True)
+
+
+@lru_cache(maxsize=64)
+def opened_once(run: str, address: str) -> Source:
+    """Open what a run reads, once per worker."""
+    return open_source(address)
 
 
 def threads_of(client: Any) -> int:

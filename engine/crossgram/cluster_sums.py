@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import islice
 from typing import Any, Generic
 
@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.blas_threads import one_blas_thread
-from crossgram.cluster import WAITING_TASKS, check_workers, outcome_of, threads_of
+from crossgram.cluster import WAITING_TASKS, check_workers, opened_once, outcome_of, threads_of
 from crossgram.errors import InputError
 from crossgram.grouping import Assign, assigner_to
 from crossgram.merge_tree import MergeTree, merge_folds
 from crossgram.pairing import check_ids
 from crossgram.plan import Segment
 from crossgram.segment_sums import Accumulating, Sums, Work, add_block
-from crossgram.source import Source, address_of, open_source
+from crossgram.source import Source, address_of
 from crossgram.stream import Slot, StreamFailure, make_ring, read_blocks
 
 __all__ = ["Apart", "KeptTree", "sums_on_cluster"]
@@ -275,9 +275,10 @@ def _segment(part: _Part, job: _Job[Sums], *arrays: NDArray[Any]) -> list[Sums]:
     """Return the sums of a segment, one per fold; what each worker does."""
     plan, segment = job.work.plan, part.segment
     given = iter(arrays)
+    opened = [None if own is None else opened_once(job.run, own) for own in job.addresses]
     sources = [
         _from_rows(next(given), segment, plan.rows, label) if own is None else own
-        for own, label in zip(_opened(job.run, job.addresses), job.work.labels, strict=True)
+        for own, label in zip(opened, job.work.labels, strict=True)
     ]
     assign: Assign | None = None
     if part.assigned is not None:
@@ -328,12 +329,6 @@ def _memory_of(
 def _merged(left: list[Sums], right: list[Sums]) -> list[Sums]:
     # what a task was given belongs to the worker
     return merge_folds(copy.deepcopy(left), right)
-
-
-@lru_cache(maxsize=2)
-def _opened(run: str, addresses: tuple[str | None, ...]) -> list[Source | None]:
-    """Open what a run reads, once per worker."""
-    return [None if address is None else open_source(address) for address in addresses]
 
 
 def _from_rows(array: NDArray[Any], segment: Segment, rows: int, label: str) -> Source:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.sync import sync as wait_for
 from zarr.storage import LocalStore
 
 import crossgram
 from crossgram.blas_threads import one_blas_thread
-from crossgram.cluster import check_sees, check_workers, over_workers
-from crossgram.errors import NonFiniteError, WidthMismatchError
+from crossgram.cluster import check_sees, check_workers, opened_once, over_workers
+from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
 from crossgram.linear_map import LinearMap
 from crossgram.locations import Location, ObjectPath, locate
 from crossgram.output import refuse_overlap
@@ -94,9 +96,13 @@ def apply(
     paths = [
         given for given in (linear_map, source) if isinstance(given, str | os.PathLike | ObjectPath)
     ]
-    refuse_overlap(locate(out), *paths)
+    # of a relative path, workers may be elsewhere
+    place = locate(out) if client is None else locate(out).absolute()
+    refuse_overlap(place, *paths)
     mapping = linear_map if isinstance(linear_map, LinearMap) else LinearMap.load(linear_map)
     rows = open_source(source, "rows")
+    if rows.address is not None:
+        refuse_overlap(place, rows.address)
     if rows.dim != mapping.source.dim:
         raise WidthMismatchError(
             f"{rows.label} has {rows.dim} columns, the map from {mapping.source.name} to "
@@ -107,7 +113,7 @@ def apply(
     unit = rows.chunk_rows
     block_rows = unit * max(1, _BLOCK_BYTES // (unit * rows.dim * rows.dtype.itemsize))
     created = EmbeddingStore.create(
-        out,
+        place,
         mapping.target.dim,
         dtype=kind,
         provenance=_provenance(mapping, rows.label),
@@ -125,7 +131,7 @@ def apply(
         check_workers(client, [rows], _HELD * held)
         address = address_of(rows)
         with created as writer:
-            job = _Job(mapping, address, writer.array, block_rows)
+            job = _Job(uuid.uuid4().hex, mapping, address, writer.array, block_rows)
             _write_on_cluster(writer, job, rows, part_rows, client, progress)
     return EmbeddingStore.open(out)
 
@@ -181,6 +187,7 @@ def _write(
 class _Job:
     """What the tasks of a cluster have in common."""
 
+    run: str
     mapping: LinearMap
     address: str
     array: zarr.Array[Any]
@@ -201,7 +208,7 @@ def _write_on_cluster(
     starts = range(0, rows.rows, part_rows)
     parts = ((start, min(start + part_rows, rows.rows)) for start in starts)
     done = 0
-    for count in over_workers(client, _map_part, parts, job, large=True):
+    for count in over_workers(client, _map_part, parts, job, large=True, drained=True):
         done += count
         progress(Progress("apply", done, rows.rows, done * rows.dim * rows.dtype.itemsize))
     for start in range(0, rows.rows, _COLUMN_ROWS):
@@ -216,7 +223,12 @@ def _write_on_cluster(
 
 def _map_part(part: tuple[int, int], job: _Job) -> int:
     first, last = part
-    rows = open_source(job.address)
+    if not wait_for(job.array.store.exists(f"{job.array.path}/zarr.json")):
+        raise InputError(
+            f"{job.array.store}: is not there on this worker, where its rows were to be written; "
+            "give a place that all workers see"
+        )
+    rows = opened_once(job.run, job.address)
     found = np.empty((last - first, job.array.shape[1]), job.array.dtype)
     with one_blas_thread():
         for start in range(first, last, job.block_rows):

@@ -56,7 +56,7 @@ class Source:
     Attributes
     ----------
     label : str
-        How messages name it; of a path or URL, what another process opens it by.
+        How messages name it.
     rows, dim : int
         Shape.
     dtype : numpy.dtype

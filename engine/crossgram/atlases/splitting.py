@@ -158,7 +158,7 @@ def by_other_stores(
     assert isinstance(held_out, Moments)
     labelled = any(source.labels is not None for source in tried)
     left_out = 0
-    if labelled and options.on_nonfinite == "skip":
+    if labelled:
         tried = _masked(tried, directed=labels_are_people)
         left_out = len(usable) - int(usable_rows(tried).sum())
     split = AtlasSplit(

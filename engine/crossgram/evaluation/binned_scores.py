@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ _BLOCK = 1024
 _TASK_TILES = 16
 """Blocks that a worker of a cluster scores in one task."""
 
-TILE_BYTES = 24 * _BLOCK**2 + 4 * _TASK_TILES * _BLOCK**2
+TILE_BYTES = 40 * _BLOCK**2 + 4 * _TASK_TILES * _BLOCK**2
 """That a task holds at most, beside the rows: a block's scores and bins, and collected scores."""
 
 
@@ -50,6 +50,21 @@ class Tally:
 
     scores: NDArray[np.float32]
     counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, scores: NDArray[np.float32]) -> Tally:
+        """Count scores."""
+        return cls(*np.unique(scores, return_counts=True))
+
+    @classmethod
+    def joined(cls, tallies: Sequence[Tally]) -> Tally:
+        """Count the scores of several together."""
+        counts = np.concatenate([own.counts for own in tallies])
+        scores, position = np.unique(
+            np.concatenate([own.scores for own in tallies]), return_inverse=True
+        )
+        # as float64, exact to 2^53
+        return cls(scores, np.bincount(position, counts, len(scores)).astype(np.int64))
 
     def reaching(self, thresholds: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return how many scores are as high as each threshold, or higher."""
@@ -189,9 +204,9 @@ def score_all_pairs(
     is_wanted[list(wanted)] = True
     found = _Collected(), _Collected()
 
-    for own_genuine, own_impostor, count in pairs.over(_Collecting(is_wanted), threads, client):
-        for side, scores in zip(found, (own_genuine, own_impostor), strict=True):
-            side.add(scores)
+    for *tallies, count in pairs.over(_Collecting(is_wanted), threads, client):
+        for side, tally in zip(found, tallies, strict=True):
+            side.add(tally)
         report(count)
     sides = [side.by_bin(wanted) for side in found]
     for counts, own in zip((genuine, impostor), sides, strict=True):
@@ -209,8 +224,17 @@ class _Block:
     counted: NDArray[np.bool_] | None
 
 
-_Result = tuple[NDArray[Any], NDArray[Any], int]
+_Part = TypeVar("_Part")
+_Result = tuple[_Part, _Part, int]
 """Of genuine and of impostor pairs, and how many pairs there were."""
+
+
+class _Work(Protocol[_Part]):
+    """What becomes of scores."""
+
+    def of(self, block: _Block) -> _Result[_Part]: ...
+
+    def joined(self, found: Sequence[_Part]) -> _Part: ...
 
 
 @dataclass(frozen=True)
@@ -222,7 +246,7 @@ class _Pairs:
     person: NDArray[np.int64]
     ordered: bool
 
-    def over(self, work: _Work, threads: int, client: Any) -> Iterator[_Result]:
+    def over(self, work: _Work[_Part], threads: int, client: Any) -> Iterator[_Result[_Part]]:
         """Yield what `work` gives for all blocks; a few run ahead."""
         tiles = [
             (i, j)
@@ -234,7 +258,7 @@ class _Pairs:
             yield from over_workers(client, _of_tiles, tasks, (self, work), large=True)
             return
 
-        def run(tile: tuple[int, int]) -> _Result:
+        def run(tile: tuple[int, int]) -> _Result[_Part]:
             return work.of(self.block(*tile))
 
         with one_blas_thread(), ThreadPoolExecutor(threads, "crossgram-pairs") as pool:
@@ -256,7 +280,9 @@ class _Pairs:
         return _Block(scores, genuine, counted)
 
 
-def _of_tiles(tiles: Sequence[tuple[int, int]], shared: tuple[_Pairs, _Work]) -> _Result:
+def _of_tiles(
+    tiles: Sequence[tuple[int, int]], shared: tuple[_Pairs, _Work[_Part]]
+) -> _Result[_Part]:
     pairs, work = shared
     with one_blas_thread():
         found = [work.of(pairs.block(*tile)) for tile in tiles]
@@ -284,7 +310,7 @@ def _split(block: _Block, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[A
 class _Counting:
     """Counts scores in all bins."""
 
-    def of(self, block: _Block) -> _Result:
+    def of(self, block: _Block) -> _Result[NDArray[np.int64]]:
         genuine, impostor = _split(block, _bins(block.scores))
         return (
             np.bincount(genuine, minlength=_BINS),
@@ -292,8 +318,8 @@ class _Counting:
             len(genuine) + len(impostor),
         )
 
-    def joined(self, found: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        counts: NDArray[Any] = np.sum(found, axis=0)
+    def joined(self, found: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+        counts: NDArray[np.int64] = np.sum(found, axis=0)
         return counts
 
 
@@ -303,28 +329,25 @@ class _Collecting:
 
     is_wanted: NDArray[np.bool_]
 
-    def of(self, block: _Block) -> _Result:
+    def of(self, block: _Block) -> _Result[Tally]:
         genuine, impostor = _split(block, block.scores)
-        kept = [side[self.is_wanted[_bins(side)]] for side in (genuine, impostor)]
+        kept = [Tally.of(side[self.is_wanted[_bins(side)]]) for side in (genuine, impostor)]
         return kept[0], kept[1], len(genuine) + len(impostor)
 
-    def joined(self, found: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        return np.concatenate(found)
-
-
-_Work = _Counting | _Collecting
+    def joined(self, found: Sequence[Tally]) -> Tally:
+        return Tally.joined(found)
 
 
 class _Collected:
     """Scaled scores that came so far; memory goes by how many different ones there are."""
 
     def __init__(self) -> None:
-        self._known = Tally(np.empty(0, np.float32), np.empty(0, np.int64))
-        self._new: list[NDArray[np.float32]] = []
+        self._known = Tally.of(np.empty(0, np.float32))
+        self._new: list[Tally] = []
 
-    def add(self, scores: NDArray[np.float32]) -> None:
+    def add(self, scores: Tally) -> None:
         self._new.append(scores)
-        if sum(map(len, self._new)) > max(_FEW, len(self._known.scores)):
+        if sum(len(own.scores) for own in self._new) > max(_FEW, len(self._known.scores)):
             self._put_together()
 
     def by_bin(self, wanted: set[int]) -> dict[int, Tally]:
@@ -334,12 +357,7 @@ class _Collected:
         return {k: Tally(scores[own == k] / np.float32(_HALF), counts[own == k]) for k in wanted}
 
     def _put_together(self) -> None:
-        new = np.concatenate([self._known.scores, *self._new])
-        counts = np.ones(len(new), np.int64)
-        counts[: len(self._known.counts)] = self._known.counts
-        scores, position = np.unique(new, return_inverse=True)
-        # as float64, exact to 2^53
-        self._known = Tally(scores, np.bincount(position, counts).astype(np.int64))
+        self._known = Tally.joined([self._known, *self._new])
         self._new = []
 
 

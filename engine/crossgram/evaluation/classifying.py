@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.accumulation import open_spaces
-from crossgram.cluster import check_workers, over_workers
+from crossgram.cluster import check_workers, opened_once, over_workers
 from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
 from crossgram.evaluation.maps import loaded_map
 from crossgram.evaluation.scoring import as_wide
@@ -21,13 +22,13 @@ from crossgram.heads import ClassifierHead, in_top_k
 from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids, check_labels
 from crossgram.progress import Progress, ProgressCallback, ignore
-from crossgram.source import Source, SourceLike, address_of, first_column, open_source, usable_rows
+from crossgram.source import Source, SourceLike, address_of, first_column, usable_rows
 
 __all__ = ["Classification", "ClassificationReport", "classify"]
 
 _BLOCK_BYTES = 32 << 20
-_TASK_BLOCKS = 6
-"""Of the size of a block, that a task holds for each source: rows, copies, logits."""
+_TASK_BLOCKS = 8
+"""That a task holds at once: rows of two stores as read and as cast, logits and their copies."""
 _TOP = (1, 5)
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 
@@ -167,10 +168,10 @@ def classify(
     shared = checked_overlaps(
         sources, np.flatnonzero(usable), fitted_on, maps, allow_overlap, people_count=False
     )
-    job = _Job(tuple(sources), tuple(called), own_head, fitted, other_head)
+    job = _Job(uuid.uuid4().hex, tuple(sources), tuple(called), own_head, fitted, other_head)
     counts: dict[_Ends, _Count] = {}
     done = 0
-    for own, rows in _over_parts(job, _parts(sources, true, usable), client):
+    for own, rows in _over_parts(job, _parts(job, true, usable), client):
         for ends, count in own.items():
             counts.setdefault(ends, _Count()).add(count)
         done += rows
@@ -215,6 +216,11 @@ def _classes(
                 f"{column.label}: holds {true[wrong][0]}, expected classes from 0 to {count - 1}"
             )
     else:
+        if names is None and all(map(_is_number, told)):
+            raise InputError(
+                f"{column.label}: holds numbers such as {told[0]!r}, of which it is not known "
+                "which class each is; name the label of each class in the head's order (--classes)"
+            )
         known = sorted(set(told)) if names is None else list(names)
         if len(known) != count or len(set(known)) != count:
             raise InputError(
@@ -268,6 +274,7 @@ class _Count:
 class _Job:
     """What all parts have in common; sources are addresses for a worker."""
 
+    run: str
     sources: tuple[Source | str, ...]
     names: tuple[str, ...]
     head: ClassifierHead
@@ -284,10 +291,18 @@ class _Part:
     usable: NDArray[np.bool_]
 
 
-def _parts(
-    sources: Sequence[Source], true: NDArray[np.int64], usable: NDArray[np.bool_]
-) -> Iterator[_Part]:
-    size = max(1, _BLOCK_BYTES // (8 * max(source.dim for source in sources)))
+def _is_number(label: Any) -> bool:
+    try:
+        float(str(label))
+    except ValueError:
+        return False
+    return True
+
+
+def _parts(job: _Job, true: NDArray[np.int64], usable: NDArray[np.bool_]) -> Iterator[_Part]:
+    heads = [head for head in (job.head, job.source_head) if head is not None]
+    widest = max(job.head.classes, *(head.dim for head in heads))
+    size = max(1, _BLOCK_BYTES // (8 * widest))
     for start in range(0, len(true), size):
         yield _Part(start, true[start : start + size], usable[start : start + size])
 
@@ -301,13 +316,13 @@ def _over_parts(
         return
     sources = [own for own in job.sources if isinstance(own, Source)]
     addresses = tuple(map(address_of, sources))
-    check_workers(client, sources, _TASK_BLOCKS * len(sources) * _BLOCK_BYTES)
+    check_workers(client, sources, _TASK_BLOCKS * _BLOCK_BYTES)
     yield from over_workers(client, _counted, parts, replace(job, sources=addresses), large=True)
 
 
 def _counted(part: _Part, job: _Job) -> tuple[dict[_Ends, _Count], int]:
     """Count the rows of a part, and say how many there are, with those that are left out."""
-    rows = [_read(own, part) for own in job.sources]
+    rows = [_read(job.run, own, part) for own in job.sources]
     true = part.true[part.usable]
     if not len(true):
         return {}, len(part.true)
@@ -316,8 +331,8 @@ def _counted(part: _Part, job: _Job) -> tuple[dict[_Ends, _Count], int]:
     return counts, len(part.true)
 
 
-def _read(given: Source | str, part: _Part) -> NDArray[np.floating]:
-    source = open_source(given)
+def _read(run: str, given: Source | str, part: _Part) -> NDArray[np.floating]:
+    source = opened_once(run, given) if isinstance(given, str) else given
     block = np.empty((len(part.usable), source.dim), source.dtype)
     source.read(part.start, block)
     finite = np.isfinite(block).all(axis=1) | ~part.usable

@@ -262,6 +262,9 @@ def identify(
         for first, twin in ((probe, own), (enrolled, again))
     )
     searched = np.flatnonzero(usable)
+    if not len(searched) or not in_gallery.any():
+        empty = probe if not len(searched) else enrolled
+        raise InputError(f"{empty.label}: none of its rows has an embedding, all are masked")
     maps = [] if fitted is None else [fitted]
     shared = checked_overlaps([probe], searched, fitted_on, maps, allow_overlap)
     entries = np.flatnonzero(in_gallery)
@@ -272,29 +275,12 @@ def identify(
     itself = _same_images(probe, enrolled, searched)
     # but for the probe itself
     nearest = max(1, min(nearest, len(entries) - bool((itself >= 0).any())))
-    rows = _rows(probe, searched)
-    native_name = None if own is None else f"{called[1]} in {called[1]}"
-    truth = None if again is None else f"{called[0]} in {called[0]}"
     here, there = called
-    planned: list[_Planned] = []
-    if own is not None:
-        native = _Planned(str(native_name), "native", there, there, _rows(own, searched), enrolled)
-        planned.append(native)
-    if fitted is not None:
-        name = f"{here} to {there} in {there}"
-        planned.append(_Planned(name, "mapped", here, there, fitted.apply(rows), enrolled))
-    if again is not None:
-        planned.append(_Planned(str(truth), "native", here, here, rows, again))
-    name = f"{here} {'' if fitted is None else 'unmapped '}in {there}"
-    cut = as_wide(rows, enrolled.dim)
-    # of rows whose numbers are all cut off, there is nothing to search for
-    if fitted is None or cut.any(axis=1).all():
-        planned.append(_Planned(name, "unmapped", here, there, cut, enrolled))
+    native_name = None if own is None else f"{there} in {there}"
+    truth = None if again is None else f"{here} in {here}"
+    planned = list(_planned(probe, enrolled, own, again, fitted, searched, called))
     if client is not None:
-        galleries = [enrolled, *([] if again is None else [again])]
-        for gallery_source in galleries:
-            address_of(gallery_source)
-        check_workers(client, galleries, task_bytes(rows, enrolled.dim, nearest))
+        _check_cluster(client, planned, nearest)
     total, done = 2 * len(planned) * enrolled.rows, 0
 
     def report(count: int) -> None:
@@ -304,7 +290,7 @@ def identify(
 
     found = {}
     for each in planned:
-        unit = prepared(each.rows, "cosine", each.name, each.rows.dtype)
+        unit = prepared(each.rows, "cosine", each.label, each.rows.dtype, numbers=searched)
         wanted = Probes(unit, who, itself)
         found[each.name] = search(
             wanted, each.gallery, people, in_gallery, nearest, report, where, client
@@ -405,6 +391,42 @@ def _rows(source: Source, wanted: NDArray[np.int64]) -> NDArray[np.floating]:
     return kept
 
 
+def _planned(
+    probe: Source,
+    enrolled: Source,
+    own: Source | None,
+    again: Source | None,
+    fitted: LinearMap | None,
+    searched: NDArray[np.int64],
+    names: Sequence[str],
+) -> Iterator[_Planned]:
+    """Yield the searches to make: native, mapped, in the re-embedded gallery, and unmapped."""
+    here, there = names
+    rows, label = _rows(probe, searched), probe.label
+    if own is not None:
+        theirs = _rows(own, searched)
+        yield _Planned(f"{there} in {there}", "native", there, there, own.label, theirs, enrolled)
+    if fitted is not None:
+        mapped = f"{label}, mapped to {there}"
+        name = f"{here} to {there} in {there}"
+        yield _Planned(name, "mapped", here, there, mapped, fitted.apply(rows), enrolled)
+    if again is not None:
+        yield _Planned(f"{here} in {here}", "native", here, here, label, rows, again)
+    name = f"{here} {'' if fitted is None else 'unmapped '}in {there}"
+    cut = as_wide(rows, enrolled.dim)
+    # of rows whose numbers are all cut off, there is nothing to search for
+    if fitted is None or cut.any(axis=1).all():
+        yield _Planned(name, "unmapped", here, there, label, cut, enrolled)
+
+
+def _check_cluster(client: Any, planned: Sequence[_Planned], nearest: int) -> None:
+    galleries = list({id(one.gallery): one.gallery for one in planned}.values())
+    for gallery in galleries:
+        address_of(gallery)
+    largest = max(task_bytes(one.rows, one.gallery.dim, nearest) for one in planned)
+    check_workers(client, galleries, largest)
+
+
 def _people(
     probe: Source, gallery: Source, searched: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -467,6 +489,7 @@ class _Planned:
     kind: str
     source: str
     target: str
+    label: str
     rows: NDArray[np.floating]
     gallery: Source
 

@@ -108,9 +108,10 @@ def read_pairs(path: str | Path, ids: Sequence[Any]) -> PairList:
             ".bin as insightface's"
         )
     left, right, same, fold = _READERS[kind](location)
-    row_of = {str(own): row for row, own in enumerate(ids)}
+    named = [str(own) for own in ids]
     if kind == ".txt":
-        row_of = {own.rpartition(".")[0] or own: row for own, row in row_of.items()}
+        named = [own.rpartition(".")[0] or own for own in named]
+    row_of = {own: row for row, own in enumerate(named)}
     wanted = dict.fromkeys([*left, *right])
     missing = [name for name in wanted if name not in row_of]
     if missing:
@@ -118,6 +119,14 @@ def read_pairs(path: str | Path, ids: Sequence[Any]) -> PairList:
             f"{path}: {len(missing):,} of its {len(wanted):,} images have no embedding in the "
             f"store, the first is {missing[0]}; a protocol leaves out no pair: embed them too"
         )
+    if len(row_of) < len(named):
+        twice = {own: row for row, own in enumerate(named) if row_of[own] != row}
+        for name in wanted:
+            if name in twice:
+                raise InputError(
+                    f"{path}: names {name}, which rows {twice[name]} and {row_of[name]} of the "
+                    "store are called; give each image one row"
+                )
     if kind == ".bin" and len(row_of) != len(wanted):
         # its ids are positions, which every other such file has, too
         raise InputError(

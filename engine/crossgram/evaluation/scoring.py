@@ -45,6 +45,8 @@ def prepared(
     metric: str,
     name: str,
     dtype: DTypeLike = np.float64,
+    *,
+    numbers: NDArray[np.int64] | None = None,
 ) -> NDArray[Any]:
     """Return rows as a metric takes them: of length 1 for the cosine.
 
@@ -58,6 +60,8 @@ def prepared(
         Whose they are, for messages.
     dtype : dtype
         To round to in the end.
+    numbers : ndarray of int, shape (n,), optional
+        What messages call the rows; by default 0, 1, ...
 
     Raises
     ------
@@ -70,9 +74,10 @@ def prepared(
         ready[own] = unit_rows(rows[own]) if metric == "cosine" else rows[own]
         finite = np.isfinite(ready[own]).all(axis=1)
         if not finite.all():
+            row = start + int(np.argmin(finite))
             raise NonFiniteError(
-                f"{name}: row {start + int(np.argmin(finite))} is zero or holds NaN or infinity "
-                "and cannot be compared; mend it"
+                f"{name}: row {row if numbers is None else numbers[row]} is zero or holds NaN or "
+                "infinity and cannot be compared; mend it"
             )
     return ready
 

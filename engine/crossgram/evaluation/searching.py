@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.blas_threads import one_blas_thread
-from crossgram.cluster import over_workers, threads_of
+from crossgram.cluster import opened_once, over_workers, threads_of
 from crossgram.devices import check_device, row_products
 from crossgram.evaluation.scoring import prepared
 from crossgram.plan import available_threads
-from crossgram.source import Source, address_of, open_source
+from crossgram.source import Source, address_of
 
 __all__ = ["Probes", "Search", "search", "task_bytes"]
 
@@ -104,7 +105,7 @@ def search(
     InputError
         If there is no such device, or workers cannot be used.
     """
-    job = _Job(probes, gallery, nearest, device)
+    job = _Job(uuid.uuid4().hex, probes, gallery, nearest, device)
     found = _Found.nothing(len(probes.rows), nearest)
     for part in _parts(_find, job, people, usable, report, client):
         found.add(part)
@@ -165,6 +166,7 @@ class _Found:
 class _Job:
     """What the parts of a reading have in common; the gallery is an address for a worker."""
 
+    run: str
     probes: Probes
     gallery: Source | str
     nearest: int
@@ -329,7 +331,9 @@ def _meet(
 
 
 def _blocks(part: _Part, job: _Job) -> Iterator[tuple[int, NDArray[np.floating]]]:
-    gallery = open_source(job.gallery)
+    gallery = job.gallery
+    if isinstance(gallery, str):
+        gallery = opened_once(job.run, gallery)
     size = _block_rows(gallery.dim)
     last = part.start + len(part.usable)
     for start in range(part.start, last, size):
@@ -337,7 +341,11 @@ def _blocks(part: _Part, job: _Job) -> Iterator[tuple[int, NDArray[np.floating]]
         block = np.empty((stop - start, gallery.dim), gallery.dtype)
         gallery.read(start, block)
         block[~part.usable[start - part.start : stop - part.start]] = 1
-        yield start, prepared(block, "cosine", gallery.label, job.probes.rows.dtype)
+        numbers = np.arange(start, stop)
+        yield (
+            start,
+            prepared(block, "cosine", gallery.label, job.probes.rows.dtype, numbers=numbers),
+        )
 
 
 def _block_rows(dim: int) -> int:

@@ -286,6 +286,8 @@ def verify_spaces(
             for own in chosen.measure(comparison, native, drawing):
                 found.append(own[0])
                 native = native or own
+            # its rows are as large as a store
+            del comparison
             count += 1
             progress(Progress("verify", count, total, 0))
     # by kind, then as the spaces are given
@@ -461,16 +463,16 @@ class _Meeting:
         """Yield the comparisons in one space, the native one first."""
         name = self.names[target]
         native = f"{name} with {name}"
-        own = self.ready(self._rows(target), name)
+        own = self.ready(self._rows(target), self.sources[target].label)
         yield Comparison(native, "native", name, name, own, own, None)
         for source, other in enumerate(self.names):
             if source == target:
                 continue
-            rows = self._rows(source)
+            rows, label = self._rows(source), self.sources[source].label
             fitted = self.maps.get((source, target))
             if fitted is not None:
                 called = f"{other} to {name}"
-                mapped = self.ready(fitted.apply(rows), called)
+                mapped = self.ready(fitted.apply(rows), f"{label}, mapped to {name}")
                 yield Comparison(
                     f"{called} with {name}", "mapped", other, name, mapped, own, native
                 )
@@ -483,14 +485,13 @@ class _Meeting:
                     mapped,
                     native,
                 )
-                # as large as a store
                 del mapped
             called = f"{other} unmapped with {name}"
             cut = as_wide(rows, own.shape[1])
             if not cut.any(axis=1).all():
                 # of rows whose numbers are all cut off, there is nothing to compare
                 continue
-            yield Comparison(called, "unmapped", other, name, self.ready(cut, called), own, native)
+            yield Comparison(called, "unmapped", other, name, self.ready(cut, label), own, native)
 
     def _rows(self, position: int) -> NDArray[np.floating]:
         source = self.sources[position]
