@@ -22,6 +22,7 @@ _COMMANDS = (
     "synth",
     "inspect",
     "plan",
+    "bench",
     "fit",
     "accumulate",
     "moments",

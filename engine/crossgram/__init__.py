@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from crossgram.atlases import Atlas as Atlas
     from crossgram.atlases import atlas as atlas
     from crossgram.atlases import load_atlas as load_atlas
+    from crossgram.ceilings import Bench as Bench
+    from crossgram.ceilings import bench as bench
     from crossgram.certificate import Certificate as Certificate
     from crossgram.comparison import Comparison as Comparison
     from crossgram.comparison import compare as compare
@@ -84,6 +86,8 @@ _HOME = {
     "Atlas": "atlases",
     "atlas": "atlases",
     "load_atlas": "atlases",
+    "Bench": "ceilings",
+    "bench": "ceilings",
     "Certificate": "certificate",
     "Comparison": "comparison",
     "compare": "comparison",
