@@ -47,7 +47,7 @@ MUTATIONS = [
     Mutation(*parts)
     for parts in [
         ("moments", "weight = self.weight + other.weight", "weight = self.weight"),
-        ("moments", "factor = self.weight * other.weight / weight", "factor = other.weight"),
+        ("moments", "factor = self.weight * (other.weight / weight)", "factor = other.weight"),
         ("moments", "- other.means[k]) + (self", "- other.means[k]) - (self"),
         (
             "moments",
@@ -103,7 +103,7 @@ MUTATIONS = [
         ("least_squares", "0 <= float(ridge) < math.inf", "0 <= float(ridge)"),
         ("least_squares", "ridge < epsilon * least or epsilon * ridge > whole", "False"),
         ("least_squares", "error = SUM_ROUNDING * EPSILON", "error = 1e-3 * EPSILON"),
-        ("accumulator", "self._squares[k] - sums**2 / weight", "self._squares[k]"),
+        ("accumulator", "self._squares[k] - sums * (sums / weight)", "self._squares[k]"),
         (
             "accumulator",
             "np.subtract(gram[rows], out[rows], out=out[rows])",
