@@ -242,7 +242,11 @@ class Moments:
             norms = self._combined_norms(other, 1.0, deltas, weight)
             self._combine_blocks(other, 1.0, deltas, factor)
         self.squares, self.norms = squares, norms
-        self._move_means(deltas, other.weight / weight)
+        if self.weight == 0:  # a difference to no mean would lose the tails
+            self.means = [mean.copy() for mean in other.means]
+            self.mean_tails = [tail.copy() for tail in other.mean_tails]
+        else:
+            self._move_means(deltas, other.weight / weight)
         self._count(other, 1)
         self.weight = weight
 

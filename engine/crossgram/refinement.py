@@ -298,7 +298,7 @@ def _coefficients(
 
 
 def _is_deficient(singular: NDArray[np.float64], problem: Problem) -> bool:
-    return len(singular) < np.count_nonzero(problem.lengths)
+    return len(singular) < int(np.count_nonzero(problem.lengths))
 
 
 def _error(
