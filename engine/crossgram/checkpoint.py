@@ -25,6 +25,7 @@ from crossgram.tensor_file import read_tensors, write_tensors
 __all__ = ["Checkpoint", "Keepable", "Kept", "KeptNode", "clear_checkpoint", "opened_checkpoint"]
 
 _KIND = "part of a run"
+_LEFT = "what was done before is kept"
 _RECORD, _LOCK = "run.json", "lock"
 _PASS = re.compile(r"pass-\d+")
 _NODE = re.compile(r"(\d{1,2})-(\d{1,8})\.safetensors")
@@ -152,7 +153,9 @@ class Kept(Generic[_Sums]):
         document = {"run": self._run, "folds": facts, "checksum": _checksum(tensors, facts)}
         # one at a time, so that the last to be written is the last whose parts are there
         with self._lock:
-            write_tensors(self._path(level, index), _KIND, tensors, document, overwrite=True)
+            write_tensors(
+                self._path(level, index), _KIND, tensors, document, overwrite=True, left=_LEFT
+            )
             for place in self._spent:
                 self._path(*place).unlink(missing_ok=True)
             self._spent[:] = absorbed
