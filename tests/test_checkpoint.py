@@ -258,6 +258,16 @@ class TestDamage:
         os.truncate(stopped / "pass-0" / "run.json", 10)
         assert_same_bits(cg.accumulate(stores, checkpoint=stopped), cg.accumulate(stores))
 
+    @pytest.mark.parametrize(
+        "name", [".0-3.safetensors.x8_k2a", ".run.json.abcdefgh", ".tmpHqwBAG"]
+    )
+    def test_a_file_that_a_killed_run_had_not_finished_is_removed(
+        self, stores: list[Path], stopped: Path, name: str
+    ) -> None:
+        (stopped / "pass-0" / name).write_bytes(b"half")
+        assert_same_bits(cg.accumulate(stores, checkpoint=stopped), cg.accumulate(stores))
+        assert not (stopped / "pass-0" / name).exists()
+
     def test_parts_of_another_run_are_of_no_use(
         self, stores: list[Path], stopped: Path, tmp_path: Path
     ) -> None:

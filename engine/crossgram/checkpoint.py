@@ -29,7 +29,8 @@ _LEFT = "what was done before is kept"
 _RECORD, _LOCK = "run.json", "lock"
 _PASS = re.compile(r"pass-\d+")
 _NODE = re.compile(r"(\d{1,2})-(\d{1,8})\.safetensors")
-_UNFINISHED = re.compile(r"\.(run\.json|\d+-\d+\.safetensors)\..*")
+_UNFINISHED = re.compile(r"\.(run\.json|\d+-\d+\.safetensors)\..*|\.tmp\w+")
+"""Of `whole_file`, and of safetensors, which writes beside that file and renames, too."""
 
 
 class Keepable(Protocol):
