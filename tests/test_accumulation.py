@@ -219,6 +219,19 @@ class TestOptions:
         found.weight = expected.weight
         assert_moments_agree(found, expected, [X, Y])
 
+    def test_of_weights_weigh_the_rows_of_their_folds(self) -> None:
+        weights = np.random.default_rng(2).random(ROWS)
+        found = accumulated(weights=weights, folds=3)
+        third = ROWS // 3
+        for k, fold in enumerate(found.folds):
+            # contiguous runs of rows, equally long but for one
+            assert fold.weight == pytest.approx(weights[k * third : (k + 1) * third].sum(), abs=1.5)
+        total = found.folds[0] + found.folds[1] + found.folds[2]
+        assert total.weight == pytest.approx(weights.sum(), rel=1e-12)
+        expected = moments_of([X, Y], weights)
+        total.weight = expected.weight
+        assert_moments_agree(total, expected, [X, Y])
+
     def test_of_normalizing_divide_rows_by_their_lengths(self) -> None:
         unit = X / np.linalg.norm(X.astype(float), axis=1, keepdims=True)
         found = accumulated(normalize=["a"])

@@ -81,6 +81,23 @@ class TestTree:
         assert second.result() == whole.result()
         assert list(files.values()) == [whole.result()]
 
+    def test_a_neighbour_that_comes_while_a_node_is_written_is_merged_once(self) -> None:
+        files: dict[Place, str] = {}
+
+        def keep(level: int, index: int, node: str, absorbed: Any) -> None:
+            files[level, index] = node
+            for place in absorbed:
+                del files[place]
+            if (level, index) == (1, 0):
+                tree.add(2, "2")
+                tree.add(3, "3")
+
+        tree: MergeTree[str] = MergeTree(4, lambda left, right: f"({left} {right})", keep)
+        tree.add(0, "0")
+        tree.add(1, "1")
+        assert tree.result() == "((0 1) (2 3))"
+        assert files == {(2, 0): "((0 1) (2 3))"}
+
 
 def readable(folder: Path) -> int:
     """Return how many segments are in files of a checkpoint that are not empty."""
