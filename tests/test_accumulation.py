@@ -307,6 +307,12 @@ class TestRowsThatAreNotFinite:
         with pytest.raises(cg.NonFiniteError, match=r"y\.zarr: row 7 .* column 0"):
             accumulated(X[:5000], stores[1])
 
+    def test_are_named_by_their_place_among_all_also_in_folds(self) -> None:
+        x, row = X.copy(), ROWS // 3 + 5  # in a block with rows of two folds
+        x[row, 1] = np.nan
+        with pytest.raises(cg.NonFiniteError, match=f"row {row} holds nan in column 1"):
+            accumulated(x, folds=3)
+
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     @pytest.mark.parametrize("weighted", [True, False])
     def test_are_left_out_of_both_spaces_and_counted(

@@ -246,6 +246,35 @@ class TestDamage:
                 written.clear()
                 shutil.rmtree(folder)
 
+    def test_to_look_at_what_is_there_takes_nothing_away(
+        self, stores: list[Path], stopped: Path
+    ) -> None:
+        """A run may be killed before it writes, and the newest file be lost only then."""
+        before = nodes(stopped)
+        with pytest.raises(StoppedError):
+            cg.accumulate(stores, checkpoint=stopped, progress=stop_after(0))
+        assert nodes(stopped) == before
+
+    def test_a_further_pass_after_another_first_one_is_refused(self, tmp_path: Path) -> None:
+        """Rows between the ends tell by their ids alone; but what they gave does not agree."""
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(3 * SEGMENT, 6)) * np.logspace(0, -5, 6) @ rng.normal(size=(6, 6))
+        y = x[:, :2] + 1e-3
+
+        def stop(done: cg.Progress) -> None:
+            if done.stage == "accumulate again" and done.rows > SEGMENT:
+                raise StoppedError
+
+        folder = tmp_path / "kept"
+        with pytest.raises(StoppedError):
+            cg.fit(x, y, digits=14, checkpoint=folder, threads=1, progress=stop)
+        assert list((folder / "pass-1").glob("*.safetensors"))
+        for path in (folder / "pass-0").glob("*.safetensors"):
+            path.unlink()
+        x[SEGMENT + 5] += 1.0
+        with pytest.raises(InputError, match="earlier passes was"):
+            cg.fit(x, y, digits=14, checkpoint=folder)
+
     def test_no_bit_of_a_file_can_be_flipped_unseen(self, tmp_path: Path) -> None:
         """Every byte of a small one, header and numbers."""
         moments = cg.Moments({"a": 2, "b": 1})
