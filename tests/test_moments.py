@@ -193,6 +193,16 @@ class TestKeptBlocks:
         for found, expected in zip(some.squares, every.squares, strict=True):
             np.testing.assert_allclose(found, expected, rtol=len(self.rows[0]) * EPSILON)
 
+    def test_have_the_squares_of_a_target_whose_mean_drifts(self) -> None:
+        """Of more rows than the tile whose mean they are about, and without its own block."""
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(5000, 3)), np.linspace(0, 9, 5000)[:, None] + rng.normal(size=2)
+        kept = Moments({"a": 3, "b": 2}, maps=[("a", "b")])
+        kept.update(x, y)
+        expected = ((y - y.mean(axis=0)) ** 2).sum(axis=0)
+        # about the first tile's mean, 4 from their own, 5000 products are summed
+        np.testing.assert_allclose(kept.squares[1], expected, rtol=5000 * EPSILON)
+
     def test_that_are_absent_are_named_with_what_to_do(self) -> None:
         moments = moments_of(self.rows, maps=[("a", "b")])
         with pytest.raises(InputError, match=r"b x c was not kept.*without --map"):
