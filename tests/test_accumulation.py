@@ -27,6 +27,7 @@ from crossgram.merge_tree import MergeTree, merge_folds
 from crossgram.moments import Moments
 from crossgram.plan import make_plan
 from crossgram.row_checks import unmasked_tiles
+from crossgram.segment_sums import _selection
 from crossgram.source import Source, open_source
 from crossgram.spaces import Space
 from crossgram.store import Column
@@ -203,6 +204,12 @@ class TestSources:
         for name in ("one", "two"):
             (directory / name).mkdir()
         return "one", "two"
+
+
+@pytest.mark.parametrize("rows", [[0], [2, 3, 4], [0, 1, 3], [1, 4], [0, 2, 3, 4]])
+def test_rows_of_a_fold_are_those_that_are_wanted(rows: list[int]) -> None:
+    numbers = np.arange(5)
+    assert numbers[_selection(np.isin(numbers, rows))].tolist() == rows
 
 
 class TestOptions:

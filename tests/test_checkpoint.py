@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ten_segments import ROWS, SEGMENT, assert_same_bits, write_stores
 
 import crossgram as cg
-from crossgram.checkpoint import opened_checkpoint
+from crossgram.checkpoint import clear_checkpoint, opened_checkpoint
 from crossgram.cluster import cluster_client
 from crossgram.errors import InputError
 from crossgram.merge_tree import MergeTree, Place
@@ -349,6 +349,11 @@ class TestDamage:
             writer.append(np.ones((ROWS, 7), "f4"), ids=[f"{k}" for k in range(ROWS)])
         with pytest.raises(InputError, match=r"is of another run, inputs\.1\.digest was"):
             cg.accumulate([stores[0], tmp_path / "b.zarr"], checkpoint=stopped)
+
+    def test_what_came_into_the_folder_meanwhile_is_left_alone(self, stopped: Path) -> None:
+        (stopped / "thesis.txt").write_text("years of work")
+        clear_checkpoint(stopped)
+        assert (stopped / "thesis.txt").read_text() == "years of work"
 
     def test_a_folder_of_the_user_is_left_alone(self, stores: list[Path], tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("years of work")

@@ -169,6 +169,16 @@ def test_rows_are_divided_by_their_lengths_where_the_space_says_so() -> None:
     assert_moments_agree(moments, expected, [unit, y])
 
 
+def test_rows_that_were_left_out_are_counted_through_merges() -> None:
+    first, second = (Moments({"a": 1}) for _ in range(2))
+    for moments, skipped in ((first, 3), (second, 4)):
+        moments.update(np.arange(5.0)[:, None])
+        moments.skipped = skipped
+    whole = first + second
+    assert whole.skipped == 7
+    assert (whole - first).skipped == 4
+
+
 class TestKeptBlocks:
     """Only the blocks that the maps need are kept, and the diagonal always."""
 

@@ -304,6 +304,15 @@ class TestFewRows:
         allowed = 64 * np.sqrt(columns) * EPSILON * condition**2 * np.linalg.norm(expected)
         assert np.linalg.norm(found.weight.T - expected) <= allowed
 
+    def test_a_constant_column_hides_no_direction(self) -> None:
+        """Singular values down to 1e-5 of the largest are told by one pass, with it or without."""
+        x = X @ np.linalg.qr(RNG.normal(size=(P, P)))[0]
+        x = x @ np.diag(np.logspace(0, -5, P)) @ np.linalg.qr(RNG.normal(size=(P, P)))[0]
+        for given in (x, np.hstack([x, np.full((ROWS, 1), 3.0)])):
+            found = cg.fit(given, Y, digits=0)
+            assert found.certificate is not None
+            assert found.certificate.rank == P
+
     def test_duplicate_columns_share_their_coefficients(self) -> None:
         found = cg.fit(np.hstack([X, X]), Y)
         assert found.certificate is not None
@@ -348,6 +357,21 @@ class TestWeights:
             parts[2].scatter("a", "a"),
             # the scatter of the whole, of which most is subtracted
             atol=ROWS * EPSILON * found.scatter("a", "a").max(),
+        )
+
+    def test_that_are_uneven_cancel_nothing(self) -> None:
+        """Rows that hardly count come first; a shift by their mean would cost twelve digits."""
+        x = RNG.normal(size=(2048, 3))
+        x[1024:] += 1e6
+        weights = np.where(np.arange(2048) < 1024, 1e-12, 1.0)
+        moments = cg.Moments({"a": 3})
+        moments.update(x, weights=weights)
+        shifted = x - 1e6  # exact for the rows that count
+        centred = shifted - weights @ shifted / weights.sum()
+        expected = (weights[:, None] * centred).T @ centred
+        # the others are 1e6 away: their share is as large as that of those that count
+        np.testing.assert_allclose(
+            moments.scatter("a", "a"), expected, rtol=0, atol=2048 * EPSILON * expected.max()
         )
 
     @pytest.mark.parametrize("spread", [1.0, 1e-20])
