@@ -38,9 +38,11 @@ def succeeds(*arguments: object, cwd: Path) -> dict[str, Any]:
     return result
 
 
-def refused(*arguments: object, cwd: Path, status: int = 2) -> str:
+def refused(
+    *arguments: object, cwd: Path, status: int = 2, before: Callable[[], None] | None = None
+) -> str:
     """Run, expect an exit status and a plain message, and return the message."""
-    done = crossgram(*arguments, cwd=cwd)
+    done = crossgram(*arguments, cwd=cwd, before=before)
     assert done.returncode == status, done.stdout + done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr

@@ -27,6 +27,7 @@ from crossgram.merge_tree import MergeTree, merge_folds
 from crossgram.moments import Moments
 from crossgram.plan import make_plan
 from crossgram.row_checks import unmasked_tiles
+from crossgram.segment_sums import _selection
 from crossgram.source import Source, open_source
 from crossgram.spaces import Space
 from crossgram.store import Column
@@ -205,6 +206,12 @@ class TestSources:
         return "one", "two"
 
 
+@pytest.mark.parametrize("rows", [[0], [2, 3, 4], [0, 1, 3], [1, 4], [0, 2, 3, 4]])
+def test_rows_of_a_fold_are_those_that_are_wanted(rows: list[int]) -> None:
+    numbers = np.arange(5)
+    assert numbers[_selection(np.isin(numbers, rows))].tolist() == rows
+
+
 class TestOptions:
     def test_of_memory_changes_no_more_than_the_rounding(self, whole: Moments) -> None:
         plan = make_plan([open_source(X), open_source(Y)], whole.spaces, whole.pairs)
@@ -218,6 +225,19 @@ class TestOptions:
         assert found.weight == pytest.approx(expected.weight, rel=1e-12)
         found.weight = expected.weight
         assert_moments_agree(found, expected, [X, Y])
+
+    def test_of_weights_weigh_the_rows_of_their_folds(self) -> None:
+        weights = np.random.default_rng(2).random(ROWS)
+        found = accumulated(weights=weights, folds=3)
+        third = ROWS // 3
+        for k, fold in enumerate(found.folds):
+            # contiguous runs of rows, equally long but for one
+            assert fold.weight == pytest.approx(weights[k * third : (k + 1) * third].sum(), abs=1.5)
+        total = found.folds[0] + found.folds[1] + found.folds[2]
+        assert total.weight == pytest.approx(weights.sum(), rel=1e-12)
+        expected = moments_of([X, Y], weights)
+        total.weight = expected.weight
+        assert_moments_agree(total, expected, [X, Y])
 
     def test_of_normalizing_divide_rows_by_their_lengths(self) -> None:
         unit = X / np.linalg.norm(X.astype(float), axis=1, keepdims=True)
@@ -293,6 +313,12 @@ class TestRowsThatAreNotFinite:
             accumulated(*stores)
         with pytest.raises(cg.NonFiniteError, match=r"y\.zarr: row 7 .* column 0"):
             accumulated(X[:5000], stores[1])
+
+    def test_are_named_by_their_place_among_all_also_in_folds(self) -> None:
+        x, row = X.copy(), ROWS // 3 + 5  # in a block with rows of two folds
+        x[row, 1] = np.nan
+        with pytest.raises(cg.NonFiniteError, match=f"row {row} holds nan in column 1"):
+            accumulated(x, folds=3)
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     @pytest.mark.parametrize("weighted", [True, False])

@@ -169,6 +169,16 @@ def test_rows_are_divided_by_their_lengths_where_the_space_says_so() -> None:
     assert_moments_agree(moments, expected, [unit, y])
 
 
+def test_rows_that_were_left_out_are_counted_through_merges() -> None:
+    first, second = (Moments({"a": 1}) for _ in range(2))
+    for moments, skipped in ((first, 3), (second, 4)):
+        moments.update(np.arange(5.0)[:, None])
+        moments.skipped = skipped
+    whole = first + second
+    assert whole.skipped == 7
+    assert (whole - first).skipped == 4
+
+
 class TestKeptBlocks:
     """Only the blocks that the maps need are kept, and the diagonal always."""
 
@@ -192,6 +202,16 @@ class TestKeptBlocks:
             np.testing.assert_array_equal(some.blocks[pair], every.blocks[pair])
         for found, expected in zip(some.squares, every.squares, strict=True):
             np.testing.assert_allclose(found, expected, rtol=len(self.rows[0]) * EPSILON)
+
+    def test_have_the_squares_of_a_target_whose_mean_drifts(self) -> None:
+        """Of more rows than the tile whose mean they are about, and without its own block."""
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(5000, 3)), np.linspace(0, 9, 5000)[:, None] + rng.normal(size=2)
+        kept = Moments({"a": 3, "b": 2}, maps=[("a", "b")])
+        kept.update(x, y)
+        expected = ((y - y.mean(axis=0)) ** 2).sum(axis=0)
+        # about the first tile's mean, 4 from their own, 5000 products are summed
+        np.testing.assert_allclose(kept.squares[1], expected, rtol=5000 * EPSILON)
 
     def test_that_are_absent_are_named_with_what_to_do(self) -> None:
         moments = moments_of(self.rows, maps=[("a", "b")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import signal
 import sys
 import traceback
@@ -76,6 +77,8 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
     signal.signal(signal.SIGTERM, _terminate)
+    # of chunks that are written side by side more than one may fail; it is told once, below
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     context: dict[str, bool] = {}
     try:
         status = cli.main(args=arguments, standalone_mode=False, obj=context)

@@ -18,7 +18,7 @@ from crossgram.accumulator import TILE_ROWS
 from crossgram.checkpoint import Checkpoint, opened_checkpoint
 from crossgram.cluster_sums import Apart, KeptTree, sums_on_cluster
 from crossgram.errors import InputError
-from crossgram.fingerprint import fingerprint, id_sum, known_rows
+from crossgram.fingerprint import RECORDING_BYTES, fingerprint, id_sum, known_rows
 from crossgram.folds import FOLD_BY, FoldedMoments, with_history
 from crossgram.grouping import Assign, assigner, assigner_to, balanced_weights
 from crossgram.history import Operation
@@ -516,6 +516,7 @@ def _plan(
         norms=options.norms,
         solve=solve,
         scoring=scoring,
+        recording=0 if options.checkpoint is None else RECORDING_BYTES,
     )
 
 

@@ -213,7 +213,7 @@ class Accumulator:
     ) -> None:
         for k, sums in enumerate(self._sums):
             means[k][:], tails[k][:] = two_sum(self._shifts[k], sums / weight)
-            squares[k][:] = np.maximum(self._squares[k] - sums**2 / weight, 0.0)
+            squares[k][:] = np.maximum(self._squares[k] - sums * (sums / weight), 0.0)
         for (i, j), block in self._blocks.items():
             _corrected(block, self._sums[i], self._sums[j] / weight, blocks[i, j])
             if i == j:
@@ -261,7 +261,8 @@ class Accumulator:
         numbers: Sequence[NDArray[np.int64]],
     ) -> None:
         rows = len(blocks[0])
-        weight = rows if weights is None else float(weights.sum())
+        with np.errstate(over="ignore"):  # refused when the moments are taken
+            weight = rows if weights is None else float(weights.sum())
         if self._rows >= RUN_ROWS or 0 < _OUTWEIGHS * self._weight < weight:
             self._close_run()
         roots = (

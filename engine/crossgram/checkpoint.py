@@ -6,6 +6,7 @@ import fcntl
 import json
 import re
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,16 +19,19 @@ from numpy.typing import NDArray
 
 from crossgram.errors import CorruptDataError, InputError
 from crossgram.locations import local
+from crossgram.merge_tree import Place
 from crossgram.output import run_errors, whole_file
 from crossgram.tensor_file import read_tensors, write_tensors
 
 __all__ = ["Checkpoint", "Keepable", "Kept", "KeptNode", "clear_checkpoint", "opened_checkpoint"]
 
 _KIND = "part of a run"
+_LEFT = "what was done before is kept"
 _RECORD, _LOCK = "run.json", "lock"
 _PASS = re.compile(r"pass-\d+")
 _NODE = re.compile(r"(\d{1,2})-(\d{1,8})\.safetensors")
-_UNFINISHED = re.compile(r"\.(run\.json|\d+-\d+\.safetensors)\..*")
+_UNFINISHED = re.compile(r"\.(run\.json|\d+-\d+\.safetensors)\..*|\.tmp\w+")
+"""Of `whole_file`, and of safetensors, which writes beside that file and renames, too."""
 
 
 class Keepable(Protocol):
@@ -101,40 +105,37 @@ class Checkpoint:
         document = json.dumps(record, sort_keys=True)
         with run_errors(folder):
             folder.mkdir(exist_ok=True)
-            if (folder / _RECORD).exists():
+            if _places(folder) and (folder / _RECORD).exists():
                 _check_same(folder, json.loads(document))
-            else:
-                with whole_file(folder / _RECORD) as temporary:
+            else:  # nothing is kept that a record could be about
+                with whole_file(folder / _RECORD, overwrite=True) as temporary:
                     temporary.write_text(document, encoding="utf-8")
         return Kept(folder, blake2b(document.encode(), digest_size=16).hexdigest(), kind, folds)
 
 
 @dataclass(frozen=True)
 class Kept(Generic[_Sums]):
-    """The finished subtrees of a pass."""
+    """The finished subtrees of a pass.
+
+    The parts of a subtree stay until the next one is written: whatever happens to the newest
+    file, no more than the segment that it was the first to hold is lost with it.
+    """
 
     folder: Path
     _run: str
     _kind: type[_Sums]
     _folds: int
+    _spent: list[Place] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def nodes(self) -> list[KeptNode[_Sums]]:
-        """Return what is there; what is damaged or of no use is removed.
-
-        A file may be cut short by a power cut: then its segments are done again.
-        """
-        places = sorted(
-            (
-                (int(match[1]), int(match[2]))
-                for path in self.folder.iterdir()
-                if (match := _NODE.fullmatch(path.name))
-            ),
-            reverse=True,
-        )
+        """Return what is there; what is damaged is removed, and done again from its parts."""
         found: list[KeptNode[_Sums]] = []
-        for level, index in places:
-            within = any(index >> (own.level - level) == own.index for own in found)
-            sums = None if within else self._read(level, index)
+        for level, index in sorted(_places(self.folder), reverse=True):
+            if any(index >> (own.level - level) == own.index for own in found):
+                self._spent.append((level, index))
+                continue
+            sums = self._read(level, index)
             if sums is None:
                 self._path(level, index).unlink()
             else:
@@ -142,9 +143,9 @@ class Kept(Generic[_Sums]):
         return found
 
     def keep(
-        self, level: int, index: int, sums: Sequence[_Sums], absorbed: Sequence[tuple[int, int]]
+        self, level: int, index: int, sums: Sequence[_Sums], absorbed: Sequence[Place]
     ) -> None:
-        """Write the sums of a subtree, and then remove those of its parts."""
+        """Write the sums of a subtree, and then remove the parts of the one before."""
         tensors: dict[str, NDArray[Any]] = {}
         facts: list[dict[str, Any]] = []
         for k, fold in enumerate(sums):
@@ -152,9 +153,14 @@ class Kept(Generic[_Sums]):
             tensors |= {f"fold.{k}.{name}": tensor for name, tensor in own.items()}
             facts.append(described)
         document = {"run": self._run, "folds": facts, "checksum": _checksum(tensors, facts)}
-        write_tensors(self._path(level, index), _KIND, tensors, document, overwrite=True)
-        for place in absorbed:
-            self._path(*place).unlink(missing_ok=True)
+        # one at a time, so that the last to be written is the last whose parts are there
+        with self._lock:
+            write_tensors(
+                self._path(level, index), _KIND, tensors, document, overwrite=True, left=_LEFT
+            )
+            for place in self._spent:
+                self._path(*place).unlink(missing_ok=True)
+            self._spent[:] = absorbed
 
     def _read(self, level: int, index: int) -> list[_Sums] | None:
         path = self._path(level, index)
@@ -220,6 +226,12 @@ def clear_checkpoint(given: str | Path) -> None:
     folder = local(given)
     if not _strangers(folder):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _places(folder: Path) -> list[Place]:
+    """Return the nodes of which there are files in the folder of a pass."""
+    found = (_NODE.fullmatch(path.name) for path in folder.iterdir())
+    return [(int(match[1]), int(match[2])) for match in found if match is not None]
 
 
 def _strangers(folder: Path) -> list[str]:

@@ -151,6 +151,8 @@ class _Run(Generic[Sums]):
         # a task of its own, so that it is made again if all who have it are lost
         self._job = client.submit(_as_it_is, job, pure=False)
         self._groups: _Groups[Sums] = _Groups(client, self._plan.segments, kept)
+        # what has been begun and is not on disk is lost with the client: no more than a task each
+        self._keeps = kept is not None
         done = frozenset[int]() if kept is None else kept.done
         self._numbers = iter([k for k in range(self._plan.segments) if k not in done])
         self._segments: dict[Any, int] = {}
@@ -159,11 +161,13 @@ class _Run(Generic[Sums]):
         self._completed = as_completed(loop=client.loop)
 
     def sums(self, report: Callable[[int], None]) -> list[Sums]:
-        self._hand_out(threads_of(self._client) * (1 + WAITING_TASKS))
+        waiting = 0 if self._keeps else WAITING_TASKS
+        self._hand_out(threads_of(self._client) * (1 + waiting))
         try:
             for future in self._completed:
                 if future in self._roots:
                     self._groups.merge(self._roots.pop(future), outcome_of(future))
+                    self._hand_out(int(self._keeps))
                 elif self._is_done(future):
                     segment = self._plan.segment(self._segments[future])
                     report(segment.stop - segment.start)
@@ -205,7 +209,7 @@ class _Run(Generic[Sums]):
         if root is not None:
             self._roots[root] = group
             self._completed.add(root)
-        self._hand_out(1)
+        self._hand_out(int(not self._keeps))
 
 
 class _Groups(Generic[Sums]):

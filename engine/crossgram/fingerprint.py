@@ -16,9 +16,12 @@ from crossgram.sketch import SKETCH_SIZE, SketchBuilder
 from crossgram.source import Source, first_column, masked_rows
 from crossgram.store import Column
 
-__all__ = ["fingerprint", "id_hashes", "id_sum", "known_rows"]
+__all__ = ["RECORDING_BYTES", "fingerprint", "id_hashes", "id_sum", "known_rows"]
 
 _COLUMN_ROWS = 65_536
+
+RECORDING_BYTES = 32 << 20
+"""What reading ids takes, and the allocator keeps of it: some blocks of text as objects."""
 
 
 def id_sum(ids: Column | None) -> str | None:

@@ -29,6 +29,7 @@ from crossgram.refinement import (
     Solution,
     contraction,
     corrected,
+    least_error,
     precondition,
     solve_preconditioned,
 )
@@ -127,7 +128,11 @@ class _Refinement:
             self._triangle = solution.triangle
             solution = self._preconditioned()
         bias = self._bias(solution.coefficients)
-        shrinks = contraction(solution) < 0.5 and solution.rank_is_certain
+        shrinks = (
+            contraction(solution) < 0.5
+            and solution.rank_is_certain
+            and least_error(solution) < 0.5 * solution.error
+        )
         while correct_digits(solution.error) < digits and shrinks and self._passes < _MOST_PASSES:
             before = solution.error
             residuals = self._ready.residuals(solution.coefficients, bias, self._progress)

@@ -233,26 +233,32 @@ class Moments:
             self._count(other, 1)
             return
         weight = self.weight + other.weight
+        _check_weight("merge", weight)
         deltas = [-delta for delta in self._deltas(other)]
         with np.errstate(over="ignore", invalid="ignore"):
-            factor = self.weight * other.weight / weight
+            factor = self.weight * (other.weight / weight)
             squares = self._combined_squares(other, 1.0, deltas, factor)
             _check_finite("merge", self.spaces, squares)
             norms = self._combined_norms(other, 1.0, deltas, weight)
             self._combine_blocks(other, 1.0, deltas, factor)
         self.squares, self.norms = squares, norms
-        self._move_means(deltas, other.weight / weight)
+        if self.weight == 0:  # a difference to no mean would lose the tails
+            self.means = [mean.copy() for mean in other.means]
+            self.mean_tails = [tail.copy() for tail in other.mean_tails]
+        else:
+            self._move_means(deltas, other.weight / weight)
         self._count(other, 1)
         self.weight = weight
 
     def check_finite(self, doing: str) -> None:
-        """Refuse sums of squares beyond float64, which every other block is bounded by.
+        """Refuse sums of weights, or of squares, by which all blocks are bounded, beyond float64.
 
         Raises
         ------
         InputError
             Naming the space; the message begins with `doing`.
         """
+        _check_weight(doing, self.weight)
         _check_finite(doing, self.spaces, self.squares)
         _check_norms(doing, self.norms)
 
@@ -288,7 +294,7 @@ class Moments:
             rest._count(other, -1)
             return rest
         deltas = self._deltas(other)
-        factor = -self.weight * other.weight / weight
+        factor = -self.weight * (other.weight / weight)
         rest.squares = rest._combined_squares(other, -1.0, deltas, factor)
         rest.norms = self._combined_norms(other, -1.0, deltas, weight)
         rest._combine_blocks(other, -1.0, deltas, factor)
@@ -549,6 +555,13 @@ def _check_finite(
                 f"{doing}: the sums of squares of {space.name} overflow float64; every value is "
                 "finite but too large, divide the rows by a constant first"
             )
+
+
+def _check_weight(doing: str, weight: float) -> None:
+    if not math.isfinite(weight):
+        raise InputError(
+            f"{doing}: the sum of the weights overflows float64; divide them by a constant first"
+        )
 
 
 def _check_norms(doing: str, norms: NormMoments | None) -> None:

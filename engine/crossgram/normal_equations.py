@@ -10,7 +10,7 @@ import scipy.linalg
 import scipy.sparse.linalg
 from numpy.typing import NDArray
 
-__all__ = ["Factor", "eigenvalue_rounding", "factor", "minimum_norm"]
+__all__ = ["Factor", "eigenvalue_rounding", "factor", "minimum_norm", "skew"]
 
 _DENSE_SPECTRUM = 1024
 _LANCZOS_TOLERANCE = 1e-3
@@ -103,6 +103,14 @@ def minimum_norm(
     return np.asarray(solution)
 
 
+def skew(scale: NDArray[np.float64], vectors: NDArray[np.float64]) -> float:
+    """Return by how much `minimum_norm` multiplies a relative error: 1 for columns equally long.
+
+    What it divides between columns that depend on each other is in proportion to their lengths.
+    """
+    return float(np.linalg.cond(_range(scale, vectors)[1])) if vectors.size else 1.0
+
+
 def _range(
     scale: NDArray[np.float64], vectors: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -146,7 +154,6 @@ def factor(matrix: NDArray[np.float64], constant: NDArray[np.bool_], noise: floa
     values, vectors = scipy.linalg.eigh(scaled, check_finite=False, driver="evd")
     kept = values > max(rounding * values[-1], noise)
     values, vectors = values[kept], vectors[:, kept]
-    skew = float(np.linalg.cond(_range(scale, vectors)[1])) if len(values) else 1.0
     return Factor(
         scale=scale,
         cholesky=None,
@@ -154,7 +161,7 @@ def factor(matrix: NDArray[np.float64], constant: NDArray[np.bool_], noise: floa
         vectors=vectors,
         rank=len(values),
         condition=float(np.sqrt(values[-1] / values[0])) if len(values) else 1.0,
-        inverse_norm=float(np.linalg.norm(1 / values)) * skew,
+        inverse_norm=float(np.linalg.norm(1 / values)) * skew(scale, vectors),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -35,11 +36,16 @@ _Result = TypeVar("_Result")
 _SYNC_THREADS = 8
 """A disk that syncs many files at once does so in fewer turns."""
 
+_NOTHING_LEFT = "nothing was left behind"
+
 _ZARR = ("zarr.json", ".zgroup", ".zarray")
 _STORE = {"zarr.json", "embeddings", "ids", "labels", "masked"}
 _PAIR = {"a.zarr", "b.zarr", "truth.safetensors"}
 _DEMONSTRATION = {"demo.json", "closed-set", "open-set"}
 _ATLAS = {"atlas.json", "figures.csv", "maps", "moments.safetensors", "report.html"}
+_HERE = -100  # AT_FDCWD: of paths that are not absolute
+_NO_REPLACE, _EXCHANGE = 1, 2
+
 _PER_NETWORK = (".zarr", ".head.safetensors")
 """What is in the folders that crossgram makes, but for that of the demonstration."""
 
@@ -59,9 +65,7 @@ def check_output(path: str | Path, *, overwrite: bool, folder: bool = False) -> 
     """
     path = local(path)
     if (path.exists() or path.is_symlink()) and not overwrite:
-        raise OutputExistsError(
-            f"{path}: already exists; choose another name, or overwrite it (--overwrite)"
-        )
+        raise _exists(path)
     if path.exists():
         _check_replaceable(path, folder)
     parent = path.parent
@@ -69,6 +73,12 @@ def check_output(path: str | Path, *, overwrite: bool, folder: bool = False) -> 
         raise InputError(f"{path}: the directory {parent} does not exist; create it first")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"{path}: the directory {parent} cannot be written (permission denied)")
+
+
+def _exists(path: Path) -> OutputExistsError:
+    return OutputExistsError(
+        f"{path}: already exists; choose another name, or overwrite it (--overwrite)"
+    )
 
 
 def _check_replaceable(path: Path, folder: bool) -> None:
@@ -131,19 +141,25 @@ def _is_zarr(location: Location) -> bool:
 
 
 @contextmanager
-def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary name to write to; sync and rename it to `path` if all went well."""
+def whole_file(path: Path, *, overwrite: bool = False, left: str = _NOTHING_LEFT) -> Iterator[Path]:
+    """Give a temporary name to write to; sync and rename it to `path` if all went well.
+
+    `left` is what a message about a full disk says of that.
+    """
     check_output(path, overwrite=overwrite)
-    with run_errors(path):
+    with run_errors(path, left):
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(descriptor)
     temporary = Path(name)
     try:
-        with run_errors(path):
+        with run_errors(path, left):
             yield temporary
             temporary.chmod(0o666 & ~_umask())
             sync(temporary)
-            temporary.replace(path)
+            if overwrite:
+                temporary.replace(path)
+            else:
+                _put_new(temporary, path)
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -172,7 +188,7 @@ def put_folder(finished: Path, path: Path, *, overwrite: bool) -> None:
     sync_tree(finished)
     # something may have come there meanwhile
     check_output(path, overwrite=overwrite, folder=True)
-    uninterrupted(lambda: _put_in_place(finished, path))
+    uninterrupted(lambda: _put_in_place(finished, path, overwrite=overwrite))
     sync(path.parent)
 
 
@@ -202,23 +218,54 @@ def uninterrupted(work: Callable[[], _Result]) -> _Result:
         raise
 
 
-def _put_in_place(temporary: Path, path: Path) -> None:
-    if not path.exists():
-        temporary.rename(path)
+def _put_in_place(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    if not (overwrite and path.exists()):
+        _put_new(temporary, path)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-    path.rename(old / path.name)
+    before = old / path.name
     try:
-        temporary.rename(path)
+        if _renamed(temporary, path, _EXCHANGE):
+            temporary.rename(before)
+        else:
+            path.rename(before)
+            temporary.rename(path)
     except OSError:
-        (old / path.name).rename(path)
+        if before.exists() and not path.exists():
+            before.rename(path)
         old.rmdir()
         raise
     shutil.rmtree(old)
 
 
+def _put_new(temporary: Path, path: Path) -> None:
+    """Rename to a name that nothing has: of two runs that finish at once, one is refused."""
+    try:
+        if _renamed(temporary, path, _NO_REPLACE):
+            return
+    except FileExistsError:
+        raise _exists(path) from None
+    if path.exists():
+        raise _exists(path)
+    temporary.rename(path)
+
+
+def _renamed(source: Path, target: Path, how: int) -> bool:
+    """Rename as only Linux can, in one step; tell whether this system and this disk could."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    if call(_HERE, os.fsencode(source), _HERE, os.fsencode(target), how) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(target))
+
+
 @contextmanager
-def run_errors(path: Path, left: str = "nothing was left behind") -> Iterator[None]:
+def run_errors(path: Path, left: str = _NOTHING_LEFT) -> Iterator[None]:
     """Turn what writing at `path` raises into `RunError`; a full disk is named as such."""
     try:
         yield

@@ -19,7 +19,7 @@ __all__ = ["Plan", "Segment", "available_threads", "make_plan", "parse_bytes", "
 _MOST_SEGMENTS = 16_384
 _BLOCK_BYTES = 16 << 20
 _RING_BLOCKS = 3
-_RESERVED_BYTES = 24 << 20
+_RESERVED_BYTES = 32 << 20
 _THREAD_BYTES = 8 << 20
 _CLIENT_BYTES = 32 << 20
 """What an object store's client takes, with its buffers."""
@@ -124,6 +124,7 @@ def make_plan(
     joining: int = 0,
     solve: Pair | None = None,
     scoring: int = 0,
+    recording: int = 0,
     norms: bool = False,
 ) -> Plan:
     """Plan a pass over paired sources.
@@ -148,6 +149,8 @@ def make_plan(
         The map that will be solved afterwards, whose memory counts too.
     scoring : int
         Bytes that scoring pairs of rows will take afterwards.
+    recording : int
+        Bytes that describing the rows took before.
     norms : bool
         Whether the sums that unbiased CKA needs are kept.
 
@@ -176,6 +179,7 @@ def make_plan(
         terms["joining"] = max(0, joining - held - terms["solving"])
         # not instead of what streaming held, of which the allocator gives back only a part
         terms["scoring"] = scoring
+        terms["recording"] = recording
         return {"reserved": _RESERVED_BYTES + count * _THREAD_BYTES, **terms}
 
     # of whole tiles and one fold, smaller blocks give the same bits; of others they do not, and

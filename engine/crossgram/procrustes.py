@@ -180,7 +180,11 @@ def _relative_errors(
     Every cross product errs by one unit of the lengths of its columns, independently, and the
     singular value decomposition by ε of the largest value: docs/mathematics.md, "Procrustes".
     """
-    values, width_gap = fit.values, abs(len(x_lengths) - len(y_lengths))
+    width_gap = abs(len(x_lengths) - len(y_lengths))
+    # fourth powers of lengths must neither overflow nor vanish
+    x_unit, y_unit = _unit(x_lengths), _unit(y_lengths)
+    x_lengths, y_lengths = x_lengths / x_unit, y_lengths / y_unit
+    values, normal = fit.values / x_unit / y_unit, normal / x_unit / x_unit
     x_noise, y_noise = x_lengths**2 @ fit.left**2, fit.right**2 @ y_lengths**2
     decomposition = (values[0] / SUM_ROUNDING) ** 2
     inside = np.multiply.outer(x_noise, y_noise) + decomposition
@@ -194,13 +198,18 @@ def _relative_errors(
     rotation_error = float(np.sqrt((turned.sum() + (outside / values**2).sum()) / len(values)))
 
     rotation = fit.left @ fit.right
-    spread = values.sum() / fit.best_scale
+    spread = values.sum() / (fit.best_scale * x_unit / y_unit)
     reach = x_lengths**2 @ (rotation @ rotation.T) ** 2 @ x_lengths**2
     spread_error = float(np.sqrt(reach) / spread)
     if len(x_lengths) > len(y_lengths):
         slope = 2 * np.linalg.norm(normal @ rotation) * np.sqrt(len(values)) / spread
         spread_error += float(slope) * rotation_error
     return rotation_error, float(np.sqrt(inside.trace()) / values.sum()) + spread_error
+
+
+def _unit(lengths: NDArray[np.float64]) -> float:
+    """Return a power of two near the largest length, by which division rounds nothing."""
+    return float(np.ldexp(1.0, int(np.frexp(lengths.max())[1])))
 
 
 def _notes(

@@ -21,7 +21,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from crossgram.double_double import Pair, add, times
-from crossgram.normal_equations import minimum_norm
+from crossgram.normal_equations import minimum_norm, skew
 from crossgram.preconditioner import Preconditioner
 from crossgram.residual_moments import ResidualMoments
 
@@ -31,6 +31,7 @@ __all__ = [
     "Solution",
     "contraction",
     "corrected",
+    "least_error",
     "precondition",
     "solve_preconditioned",
 ]
@@ -99,6 +100,8 @@ class Solution:
         Sums of squares.
     rank_is_certain : bool
         Whether what was left out is nothing but rounding.
+    skew : float
+        By how much the step to the solution of minimum norm multiplies errors; 1 without it.
     """
 
     coefficients: NDArray[np.float64]
@@ -109,6 +112,7 @@ class Solution:
     error: float
     residuals: NDArray[np.float64]
     rank_is_certain: bool
+    skew: float
 
     @property
     def rank(self) -> int:
@@ -177,17 +181,19 @@ def solve_preconditioned(
     coordinates = outward @ cross
     coefficients = _coefficients(coordinates, singular, vectors, problem)
     residuals = np.maximum(squares - (coordinates**2).sum(axis=0), _EPSILON * squares)
+    uneven = skew(problem.scale, vectors) if _is_deficient(singular, problem) else 1.0
     return Solution(
         coefficients=coefficients,
         triangle=np.ascontiguousarray(_cholesky(normal) @ preconditioner.triangle),
         vectors=vectors,
         singular=singular,
         defect=defect,
-        error=_error(outward, singular, coefficients, np.sqrt(residuals), problem)
+        error=uneven * _error(outward, singular, coefficients, np.sqrt(residuals), problem)
         if certain
         else 1.0,
         residuals=residuals,
         rank_is_certain=certain,
+        skew=uneven,
     )
 
 
@@ -220,7 +226,7 @@ def corrected(
     before = _relative(change, coefficients, problem)
     # the coefficients themselves are rounded, and R turns that into directions that are weak
     rounded = _EPSILON * max(0.5, _EPSILON * solution.condition**2)
-    error = max(rounded, before * contraction(solution))
+    error = max(rounded, before * contraction(solution), least_error(solution))
     if problem.rounded:
         error = max(error, _of_rounded_rows(solution.singular, coefficients, problem))
     return (
@@ -237,6 +243,13 @@ def corrected(
 def contraction(solution: Solution) -> float:
     """Return by how much a correction shrinks the error, as a factor: the rounding of R."""
     return _SUM_ROUNDING * _EPSILON * (solution.defect + solution.condition)
+
+
+def least_error(solution: Solution) -> float:
+    """Return the error that no correction lessens: that of the range it stays in."""
+    if solution.skew == 1.0:
+        return 0.0
+    return _EPSILON * float(np.linalg.norm(1 / solution.singular)) * solution.skew
 
 
 def _centred(cross: Pair, sums_x: Pair, sums_r: Pair, weight: tuple[float, float]) -> Pair:
@@ -279,9 +292,13 @@ def _coefficients(
 ) -> NDArray[np.float64]:
     """Return M from the coordinates of X M in the left singular vectors, (p, q)."""
     known = coordinates / singular[:, None]
-    if len(singular) < np.count_nonzero(problem.lengths):
+    if _is_deficient(singular, problem):
         return minimum_norm(problem.scale, vectors, known)
     return np.asarray(problem.scale[:, None] * (vectors @ known))
+
+
+def _is_deficient(singular: NDArray[np.float64], problem: Problem) -> bool:
+    return len(singular) < int(np.count_nonzero(problem.lengths))
 
 
 def _error(

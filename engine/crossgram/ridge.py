@@ -325,7 +325,7 @@ def _generalised(moments: Moments, target: str, whole: _Training, intercept: boo
         kept = 1.0 / (1.0 + strengths / whole.values[:, None])
         shrunk = 1.0 / (1.0 + whole.values[:, None] / strengths)
         residuals = unexplained + explained @ shrunk**2
-        gcv = moments.rows * residuals / (free + shrunk.sum(axis=0)) ** 2
+        gcv = residuals * (moments.rows / (free + shrunk.sum(axis=0)) ** 2)
         return np.stack([gcv, intercept + kept.sum(axis=0)])
 
     return scores

@@ -31,14 +31,15 @@ def write_tensors(
     facts: Mapping[str, Any],
     *,
     overwrite: bool,
+    **options: Any,
 ) -> None:
-    """Write arrays and facts to one safetensors file, whole or not at all."""
+    """Write arrays and facts to one safetensors file, whole or not at all; as `whole_file`."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     document = json.dumps({"kind": kind, "format": _FORMAT, **facts}, allow_nan=False)
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    with whole_file(local(path), overwrite=overwrite) as temporary:
+    with whole_file(local(path), overwrite=overwrite, **options) as temporary:
         try:
             save_file(contiguous, temporary, metadata={_KEY: document})
         except SafetensorError as error:
