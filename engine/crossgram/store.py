@@ -18,7 +18,9 @@ from crossgram.spaces import signature_of
 from crossgram.store_writer import FORMAT, Layout, StoreWriter, is_json, seal
 from crossgram.whole_store import whole_store
 from crossgram.zarr_io import (
+    MAX_CHUNK_BYTES,
     check_array,
+    check_chunks,
     chunk_rows,
     open_member,
     open_node,
@@ -35,7 +37,6 @@ class Column:
 
     array: Any
     label: str
-    all_stored: bool = False
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -45,8 +46,10 @@ class Column:
         """Return the values of rows `start` to `stop`, shape (stop - start,)."""
         if not isinstance(self.array, zarr.Array):
             return np.asarray(self.array[start:stop])
+        # before memory is taken for rows that may be declared only
+        check_chunks(self.array, start, stop, self.label)
         out = np.empty(stop - start, self.array.dtype)
-        read_rows(self.array, start, out, self.label, all_stored=self.all_stored)
+        read_rows(self.array, start, out, self.label)
         return out
 
     def stored_alike(self, other: Column, start: int, stop: int) -> bool:
@@ -125,7 +128,7 @@ class EmbeddingStore:
 
     def read(self, start: int, out: NDArray[Any]) -> None:
         """Decode rows `start` to `start + len(out)` into `out` (rows, d), the store's dtype."""
-        read_rows(self.embeddings, start, out, str(self.path), all_stored=True)
+        read_rows(self.embeddings, start, out, str(self.path))
 
     @classmethod
     def open(cls, path: str | Location) -> EmbeddingStore:
@@ -162,7 +165,8 @@ class EmbeddingStore:
             provenance=attributes.get("provenance", {}),
         )
         store._check_structure()
-        for name in attributes.get("columns", ()):
+        columns = attributes.get("columns", [])
+        for name in columns if isinstance(columns, list) else [columns]:
             if getattr(store, str(name), None) is None:
                 raise CorruptDataError(
                     f"{path}: its array {str(name)!r} is missing; restore it from a copy or make "
@@ -242,8 +246,10 @@ class EmbeddingStore:
             Naming the first id that occurs twice.
         """
         masked = None if self.masked is None else self.masked.read(0, self.rows)
-        for start in range(0, self.rows, self.chunk_rows):
-            stop = min(start + self.chunk_rows, self.rows)
+        row_bytes = self.dim * self.dtype.itemsize
+        step = min(self.chunk_rows, max(1, MAX_CHUNK_BYTES // row_bytes))
+        for start in range(0, self.rows, step):
+            stop = min(start + step, self.rows)
             rows = np.empty((stop - start, self.dim), self.dtype)
             self.read(start, rows)
             if masked is not None:
@@ -288,6 +294,11 @@ class EmbeddingStore:
                     f"{column.label} has shape {column.array.shape}, embeddings has "
                     f"{self.rows} rows; expected one value per row"
                 )
+        for column in (self.ids, self.labels):
+            if column is not None and column.array.dtype.kind not in "iuUTO":
+                raise CorruptDataError(
+                    f"{column.label} has dtype {column.array.dtype}, expected text or integers"
+                )
         if self.masked is not None and self.masked.array.dtype != np.bool_:
             raise CorruptDataError(
                 f"{self.masked.label} has dtype {self.masked.array.dtype}, expected bool; restore "
@@ -305,4 +316,4 @@ def _member(group: zarr.Group, name: str, path: str | Location) -> zarr.Array[An
 def _column(group: zarr.Group, name: str, path: str | Location) -> Column | None:
     if open_member(group, name) is None:
         return None
-    return Column(_member(group, name, path), f"{path}/{name}", all_stored=True)
+    return Column(_member(group, name, path), f"{path}/{name}")
