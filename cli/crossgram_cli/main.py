@@ -21,6 +21,7 @@ _COMMANDS = (
     "ingest",
     "synth",
     "inspect",
+    "verify",
     "plan",
     "fit",
     "accumulate",
