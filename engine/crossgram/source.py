@@ -23,6 +23,7 @@ from crossgram.locations import Location, ObjectPath, local, locate
 from crossgram.row_file import RowFile
 from crossgram.store import Column, EmbeddingStore
 from crossgram.zarr_io import (
+    MAX_COLUMNS,
     check_array,
     check_chunks,
     chunk_rows,
@@ -50,9 +51,6 @@ __all__ = [
 ]
 
 _MASKED = "has masked values; fill them with NaN, or leave the rows out"
-
-MAX_COLUMNS = 1 << 17
-"""Of an embedding; moments of more would take over 100 GB."""
 
 SourceLike: TypeAlias = Any
 """A path or URL (text or Path), EmbeddingStore, zarr.Array, NumPy array, Dask array or Source."""

@@ -19,6 +19,7 @@ from crossgram.store_writer import FORMAT, Layout, StoreWriter, is_json, seal
 from crossgram.whole_store import whole_store
 from crossgram.zarr_io import (
     MAX_CHUNK_BYTES,
+    MAX_COLUMNS,
     check_array,
     check_chunks,
     chunk_rows,
@@ -283,6 +284,11 @@ class EmbeddingStore:
             raise CorruptDataError(
                 f"{self.path}: embeddings has shape {array.shape} and dtype {array.dtype}; "
                 "expected rows x columns of floats, at least one of each"
+            )
+        if self.dim > MAX_COLUMNS:
+            raise CorruptDataError(
+                f"{self.path}: declares {self.dim:,} columns, of at most {MAX_COLUMNS:,} moments "
+                "are kept"
             )
         check_array(array, str(self.path))
         for column in (self.ids, self.labels, self.masked):

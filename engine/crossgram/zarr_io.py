@@ -40,6 +40,7 @@ from crossgram.watched_store import WatchedStore
 
 __all__ = [
     "MAX_CHUNK_BYTES",
+    "MAX_COLUMNS",
     "MAX_ROWS",
     "bad_chunks",
     "check_array",
@@ -56,6 +57,9 @@ __all__ = [
 
 MAX_ROWS = 1 << 40
 """No array may declare more."""
+
+MAX_COLUMNS = 1 << 17
+"""Of an embedding; moments of more would take over 100 GB."""
 
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 _MOST_METADATA_BYTES = 1 << 24
