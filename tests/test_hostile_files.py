@@ -383,6 +383,7 @@ class TestDocuments:
             ("[" + "1" * 5000 + "]", "limit"),
             ("{", "Expecting"),
             (b"\xff", "decode"),
+            ("[" + "[]," * (1 << 21) + "[]]", "holds more than 2,097,152 values"),
         ],
     )
     def test_of_strangers_are_refused(self, text: str | bytes, reason: str) -> None:

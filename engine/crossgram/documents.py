@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["parsed"]
+__all__ = ["parsed", "read_document"]
 
 _MOST_BYTES = 1 << 28
 _MOST_DEPTH = 64
+_MOST_VALUES = 1 << 21
+"""Each takes some hundred bytes of memory, however few it has in the document."""
 
 
 def parsed(document: str | bytes, most_bytes: int = _MOST_BYTES) -> Any:
@@ -35,6 +38,9 @@ def parsed(document: str | bytes, most_bytes: int = _MOST_BYTES) -> Any:
     """
     if len(document) > most_bytes:
         raise ValueError(f"it is longer than {most_bytes:,} bytes")
+    encoded = document.encode("utf-8", "surrogatepass") if isinstance(document, str) else document
+    if sum(map(encoded.count, (b"[", b"{", b","))) > _MOST_VALUES:
+        raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
     try:
         values = json.loads(
             document, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once
@@ -53,6 +59,20 @@ def parsed(document: str | bytes, most_bytes: int = _MOST_BYTES) -> Any:
         if not level:
             return values
     raise ValueError(_TOO_DEEP)
+
+
+def read_document(path: Path, most_bytes: int = _MOST_BYTES) -> Any:
+    """Return the values of a file of JSON, which is not read if it is too long.
+
+    Raises
+    ------
+    ValueError
+        As `parsed` does.
+    OSError
+        If it cannot be read.
+    """
+    with path.open("rb") as file:
+        return parsed(file.read(most_bytes + 1), most_bytes)
 
 
 _TOO_DEEP = f"it is nested deeper than {_MOST_DEPTH} levels"

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from crossgram.documents import parsed
+from crossgram.documents import read_document
 from crossgram.errors import InputError, OutputExistsError, RunError
 from crossgram.locations import Location, ObjectPath, local, locate
 
@@ -102,7 +102,7 @@ def _is_ours(folder: Path) -> bool:
 def _extracted(record: Path) -> set[str]:
     """Return what an extraction with several networks has put into its folder."""
     try:
-        networks = parsed(record.read_bytes())["networks"]
+        networks = read_document(record)["networks"]
         stores = {f"{name}{ending}" for name in networks for ending in _PER_NETWORK}
     except (OSError, ValueError, TypeError, KeyError):
         return set()

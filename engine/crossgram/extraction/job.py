@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from crossgram.documents import parsed
+from crossgram.documents import read_document
 from crossgram.errors import CorruptDataError
 from crossgram.images import Collection, ImageList
 from crossgram.networks.loading import GivenNetwork
@@ -181,9 +181,9 @@ def _marked(mark: Path) -> list[BadImage]:
     try:
         return [
             BadImage(int(facts["row"]), facts["network"], str(facts["reason"]))
-            for facts in parsed(mark.read_bytes())
+            for facts in read_document(mark)
         ]
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise CorruptDataError(
             f"{mark}: cannot be read ({error}); begin anew (--restart)"
         ) from error
