@@ -15,7 +15,9 @@ _MOST_VALUES = 1 << 21
 """Each takes some hundred bytes of memory, however few it has in the document."""
 
 
-def parsed(document: str | bytes, most_bytes: int = _MOST_BYTES) -> Any:
+def parsed(
+    document: str | bytes, most_bytes: int = _MOST_BYTES, most_values: int = _MOST_VALUES
+) -> Any:
     """Return the values of a JSON document.
 
     Parameters
@@ -24,6 +26,8 @@ def parsed(document: str | bytes, most_bytes: int = _MOST_BYTES) -> Any:
         UTF-8 where it is bytes.
     most_bytes : int
         How long it may be.
+    most_values : int
+        How many values, commas in texts counted, too.
 
     Raises
     ------
@@ -39,8 +43,8 @@ def parsed(document: str | bytes, most_bytes: int = _MOST_BYTES) -> Any:
     if len(document) > most_bytes:
         raise ValueError(f"it is longer than {most_bytes:,} bytes")
     encoded = document.encode("utf-8", "surrogatepass") if isinstance(document, str) else document
-    if sum(map(encoded.count, (b"[", b"{", b","))) > _MOST_VALUES:
-        raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
+    if sum(map(encoded.count, (b"[", b"{", b","))) > most_values:
+        raise ValueError(f"it holds more than {most_values:,} values")
     try:
         values = json.loads(
             document, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once

@@ -34,6 +34,7 @@ FACTS = "atlas.json"
 """The file's name in the folder of an atlas."""
 
 _FORMAT = 1
+_MOST_VALUES = 1 << 24
 _MOST_BYTES = 256 << 20
 """Of the file: ten spaces of 2,048 columns, evaluated in full, take 10 MB."""
 
@@ -262,7 +263,7 @@ def load_atlas(folder: str | Path) -> Atlas:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise CorruptDataError(f"{path}: larger than {_MOST_BYTES:,} bytes, as no atlas is")
-        facts = parsed(path.read_bytes())
+        facts = parsed(path.read_bytes(), _MOST_BYTES, _MOST_VALUES)
     except OSError as error:
         raise InputError(
             f"{folder}: is no atlas, {FACTS} cannot be read ({error.strerror or error}); make one "
