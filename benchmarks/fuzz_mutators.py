@@ -6,6 +6,7 @@ import json
 import re
 import struct
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -143,7 +144,7 @@ def _changed_json(random: Random, document: Any) -> Any:
     for _ in range(random.choice((1, 1, 2, 3))):
         holders = list(_holders(document))
         if not holders:
-            return random.choice(_VALUES)
+            return deepcopy(random.choice(_VALUES))
         holder, key = random.choice(holders)
         old = holder[key]
         match random.randrange(8):
@@ -167,7 +168,7 @@ def _changed_json(random: Random, document: Any) -> Any:
                     "utf-8", "replace"
                 )
             case _:
-                holder[key] = random.choice(_VALUES)
+                holder[key] = deepcopy(random.choice(_VALUES))
     return document
 
 

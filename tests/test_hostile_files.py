@@ -427,3 +427,41 @@ class TestDocuments:
         )
         with pytest.raises(CorruptDataError, match="is missing"):
             EmbeddingStore.open(path)
+
+
+class TestLists:
+    """Names in lists may be anything."""
+
+    def test_names_too_long_for_a_file_are_of_none(self, tmp_path: Path) -> None:
+        from crossgram.images.opening import open_collection
+
+        name = "x" * 5000
+        (tmp_path / "pairs.txt").write_text(f"1\t1\n{name}\t1\t2\n{name}\t1\tb\t2\n")
+        numbers = " ".join("1" * 11)
+        (tmp_path / "score.txt").write_text(f"{name[:3000]} {numbers}\n")
+        for path, message in (("pairs.txt", "of which 0 images"), ("score.txt", "neither beside")):
+            with pytest.raises(InputError, match=message):
+                list(open_collection(tmp_path / path).entries())
+
+    def test_pickles_that_declare_more_behind_their_end_take_no_memory(
+        self, tmp_path: Path
+    ) -> None:
+        from crossgram.images.plain_pickle import plain_pickle
+
+        path = tmp_path / "a.bin"
+        path.write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40))
+        memory = PeakMemory()
+        with pytest.raises(InputError, match="at byte 2"):
+            plain_pickle(path)
+        assert memory.bytes() < SMALL
+
+    def test_weights_of_a_network_lie_beside_it(self, tmp_path: Path) -> None:
+        from crossgram.networks.onnx import onnx_digest
+
+        (tmp_path / "secret").write_bytes(b"x")
+        (tmp_path / "net").mkdir()
+        name = b"../secret"
+        path = tmp_path / "net" / "a.onnx"
+        path.write_bytes(b"\x0a\x08location\x12" + bytes([len(name)]) + name)
+        with pytest.raises(InputError, match="lies in another folder"):
+            onnx_digest(path)
