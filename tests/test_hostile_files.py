@@ -465,3 +465,22 @@ class TestLists:
         path.write_bytes(b"\x0a\x08location\x12" + bytes([len(name)]) + name)
         with pytest.raises(InputError, match="lies in another folder"):
             onnx_digest(path)
+
+
+def test_provenance_of_any_depth_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.zarr")
+    text = (path / "zarr.json").read_text().replace('"provenance":', '"x":')
+    deep = '"provenance": {"a": ' + "[" * 900 + "]" * 900 + '}, "x":'
+    (path / "zarr.json").write_text(text.replace('"x":', deep))
+    with pytest.raises(CorruptDataError, match="provenance cannot be read, it is nested deeper"):
+        EmbeddingStore.open(path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("rows", 10**400), ("rows", -1), ("r2", 10**400)])
+def test_numbers_of_a_certificate_are_of_their_ranges(
+    tmp_path: Path, name: str, value: int
+) -> None:
+    fitted = cg.fit(rows(), rows())
+    assert fitted.certificate is not None
+    with pytest.raises(InputError, match=f"{name} is out of range"):
+        cg.Certificate.from_dict({**fitted.certificate.to_dict(), name: value})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 
+from crossgram.documents import parsed
 from crossgram.errors import CorruptDataError, InputError
 from crossgram.locations import Location, locate
 from crossgram.output import uninterrupted
@@ -277,8 +279,7 @@ class EmbeddingStore:
             )
 
     def _check_structure(self) -> None:
-        if not isinstance(self.provenance, Mapping) or not is_json(self.provenance):
-            raise CorruptDataError(f"{self.path}: its provenance is not a JSON object of values")
+        _check_provenance(self.provenance, self.path)
         array = self.embeddings
         if array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
             raise CorruptDataError(
@@ -295,21 +296,29 @@ class EmbeddingStore:
             if column is None:
                 continue
             check_array(column.array, column.label)
+            if column.array.dtype.kind not in "biuUTO":
+                raise CorruptDataError(
+                    f"{column.label} has dtype {column.array.dtype}, expected text or integers"
+                )
             if column.array.ndim != 1 or len(column) != self.rows:
                 raise CorruptDataError(
                     f"{column.label} has shape {column.array.shape}, embeddings has "
                     f"{self.rows} rows; expected one value per row"
-                )
-        for column in (self.ids, self.labels):
-            if column is not None and column.array.dtype.kind not in "iuUTO":
-                raise CorruptDataError(
-                    f"{column.label} has dtype {column.array.dtype}, expected text or integers"
                 )
         if self.masked is not None and self.masked.array.dtype != np.bool_:
             raise CorruptDataError(
                 f"{self.masked.label} has dtype {self.masked.array.dtype}, expected bool; restore "
                 "the store from a copy or make it again"
             )
+
+
+def _check_provenance(provenance: Any, path: Location) -> None:
+    if not isinstance(provenance, Mapping) or not is_json(provenance):
+        raise CorruptDataError(f"{path}: its provenance is not a JSON object of values")
+    try:
+        parsed(json.dumps(dict(provenance)))
+    except ValueError as error:
+        raise CorruptDataError(f"{path}: its provenance cannot be read, {error}") from error
 
 
 def _member(group: zarr.Group, name: str, path: str | Location) -> zarr.Array[Any]:
