@@ -190,6 +190,11 @@ def test_stores_at_a_url_are_checked_alike(tmp_path: Path) -> None:
     with web_server(tmp_path) as url:
         assert cg.check_store(f"{url}/a.zarr").is_sound
         assert cg.check_store(f"{url}/b.zarr").is_sound
+        large = write(tmp_path / "large.zarr")
+        with (large / "ids" / "zarr.json").open("ab") as file:
+            file.truncate(1 << 25)
+        (fault,) = cg.check_store(f"{url}/large.zarr").faults
+        assert "ids/zarr.json: has 33,554,432 bytes, at most 16,777,216" in fault.reason
         for store in (path, sharded):
             for number, damage in enumerate((flip, cut, Path.unlink)):
                 damage(chunk(store, number))

@@ -27,7 +27,7 @@ from zarr.storage import StorePath
 
 from crossgram.errors import AccessDeniedError, CorruptDataError, CrossgramError, InputError
 from crossgram.locations import Location, ObjectPath, locate
-from crossgram.objects import Objects, open_objects
+from crossgram.objects import METADATA, MOST_METADATA_BYTES, Objects, open_objects
 from crossgram.output import sync
 from crossgram.stored_chunks import (
     MAX_CHUNK_BYTES,
@@ -61,8 +61,6 @@ MAX_ROWS = 1 << 40
 MAX_COLUMNS = 1 << 17
 """Of an embedding; moments of more would take over 100 GB."""
 
-_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
-_MOST_METADATA_BYTES = 1 << 24
 _FAST = "zarrs.ZarrsCodecPipeline"
 _VERIFYING = "zarr.core.codec_pipeline.BatchedCodecPipeline"
 _PIPELINE_LOCK = threading.Lock()
@@ -124,7 +122,7 @@ def _folder(path: Path) -> Path:
 
 def _check_metadata_files(folder: Path, root: Path) -> None:
     """Refuse metadata that are larger than any, or lie behind links out of a store."""
-    for path in (folder / name for name in _METADATA):
+    for path in (folder / name for name in METADATA):
         try:
             size = path.stat().st_size
             check_parts_are_own(path, root)
@@ -132,9 +130,9 @@ def _check_metadata_files(folder: Path, root: Path) -> None:
             continue
         except ValueError as error:
             raise CorruptDataError(f"{path}: {error}") from error
-        if size > _MOST_METADATA_BYTES:
+        if size > MOST_METADATA_BYTES:
             raise CorruptDataError(
-                f"{path}: has {size:,} bytes, at most {_MOST_METADATA_BYTES:,} of metadata are "
+                f"{path}: has {size:,} bytes, at most {MOST_METADATA_BYTES:,} of metadata are "
                 "read; take out what is not of the store"
             )
 
