@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numcodecs
 import numpy as np
+import obstore
 import pytest
 import zarr
 from google_crc32c import value as checksum
@@ -164,6 +165,28 @@ class TestBombs:
                 with pytest.raises(CorruptDataError, match="c/0/0"):
                     open_source(given_).read(0, out)
                 assert memory.bytes() < SMALL
+
+    def test_are_not_taken_for_the_index_of_a_shard(self, tmp_path: Path) -> None:
+        codec = zarr.codecs.ShardingCodec(chunk_shape=(CHUNK, DIM), index_location="start")
+        array = zarr.create_array(
+            tmp_path / "x",
+            data=rows(),
+            chunks=(2 * CHUNK, DIM),
+            serializer=codec,
+            compressors=None,
+        )
+        out = np.empty((ROWS, DIM), "float32")
+        for start, stop in ((0, ROWS), (3, 9)):
+            open_source(array).read(start, out[start:stop])
+            np.testing.assert_array_equal(out[start:stop], rows()[start:stop])
+        shard = tmp_path / "x/c/0/0"
+        index = struct.pack("<QQQQ", 0, 36, 0, 36)
+        shard.write_bytes(index + struct.pack("<I", checksum(index)) + bytes(512))
+        there = zarr.storage.ObjectStore(obstore.store.LocalStore(tmp_path / "x"), read_only=True)
+        for given_ in (tmp_path / "x", zarr.open_array(there, mode="r")):
+            for count in (3, 2 * CHUNK):
+                with pytest.raises(CorruptDataError, match="lies in its index"):
+                    open_source(given_).read(0, np.empty((count, DIM), "float32"))
 
     def test_of_gzip_in_old_arrays_are_not_decoded(self, tmp_path: Path) -> None:
         array = zarr.create_array(

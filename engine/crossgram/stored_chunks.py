@@ -176,6 +176,8 @@ class StoredForm:
             raise ValueError(
                 f"{int(missing.sum())} of the {len(entries)} chunks of the shard are missing"
             )
+        if not self.index_at_end and (entries[:, 0] < self.index_bytes).any():
+            raise ValueError("a chunk of the shard lies in its index")
         return entries
 
 
