@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from strategies import moderate, values_of
 
+from crossgram import repeats
 from crossgram.errors import CrossgramError, InputError
-from crossgram.images import ImageEntry, ImageList, image_list, list_digest, open_collection
+from crossgram.images import ImageEntry, ImageList, list_digest, open_collection
 from crossgram.images.decoding import UnusableImageError, decode
 from crossgram.resources import PeakMemory
 
@@ -1062,7 +1063,7 @@ class TestImageList:
     def test_refuses_an_id_that_occurs_twice(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, partition: int
     ) -> None:
-        monkeypatch.setattr(image_list, "_PARTITION_ROWS", partition)
+        monkeypatch.setattr(repeats, "_PARTITION_ROWS", partition)
         names = [f"größe/{k}" for k in range(40)]
         names[39] = names[first]
         path = table_of(tmp_path / "t", 40, id=names)
@@ -1072,7 +1073,7 @@ class TestImageList:
     def test_takes_many_ids_a_part_at_a_time(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(image_list, "_PARTITION_ROWS", 7)
+        monkeypatch.setattr(repeats, "_PARTITION_ROWS", 7)
         collection = open_collection(table_of(tmp_path / "t", 40))
         assert ImageList.write(collection, tmp_path / "list").rows == 40
 

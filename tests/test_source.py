@@ -94,6 +94,9 @@ def test_a_chunk_that_a_plain_zarr_array_does_not_store_is_lost(tmp_path: Path) 
         tmp_path / "x.zarr", shape=(ROWS, DIM), chunks=(10, DIM), dtype="f4", fill_value=2.5
     )
     array[:10] = 1
+    with pytest.raises(cg.CorruptDataError, match=r"chunk c/4/0 \(rows 40 to 49\) is missing"):
+        open_source(tmp_path / "x.zarr")
+    array[40:] = 1
     with pytest.raises(cg.CorruptDataError, match=r"chunk c/1/0 \(rows 10 to 19\) is missing"):
         read(open_source(tmp_path / "x.zarr"), 0, ROWS)
 

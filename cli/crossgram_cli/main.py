@@ -22,6 +22,7 @@ _COMMANDS = (
     "ingest",
     "synth",
     "inspect",
+    "verify",
     "plan",
     "bench",
     "fit",

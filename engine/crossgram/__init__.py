@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from crossgram.history import Operation as Operation
     from crossgram.images import Recipe as Recipe
     from crossgram.ingestion import ingest as ingest
+    from crossgram.integrity import StoreCheck as StoreCheck
+    from crossgram.integrity import check_store as check_store
     from crossgram.linear_map import LinearMap as LinearMap
     from crossgram.mapping import apply as apply
     from crossgram.moments import Moments as Moments
@@ -125,6 +127,8 @@ _HOME = {
     "Recipe": "images",
     "ingest": "ingestion",
     "Operation": "history",
+    "check_store": "integrity",
+    "StoreCheck": "integrity",
     "LinearMap": "linear_map",
     "apply": "mapping",
     "Moments": "moments",

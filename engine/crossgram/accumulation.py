@@ -38,7 +38,7 @@ from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.residual_moments import ResidualMoments
 from crossgram.seen import UNSEEN, Seen
 from crossgram.segment_sums import MomentsWork, ResidualWork, Sums, Work, add_block
-from crossgram.source import Source, SourceLike, computed_by, first_column, open_source
+from crossgram.source import Source, SourceLike, computed_by, first_column, open_source, read_npy
 from crossgram.spaces import Space, all_pairs, map_pairs, unique_names
 from crossgram.stream import Block, stream_segments
 
@@ -594,9 +594,11 @@ def checked_weights(given: ArrayLike | Path | None, rows: int) -> NDArray[np.flo
     if given is None:
         return None
     try:
-        values = np.load(given, allow_pickle=False) if isinstance(given, str | Path) else given
+        values = read_npy(Path(given)) if isinstance(given, str | Path) else given
         weights = np.asarray(values, np.float64)
-    except (TypeError, ValueError, OSError, EOFError) as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError, OSError) as error:
         where = f" {given}" if isinstance(given, str | Path) else ""
         raise InputError(f"weights{where}: {error}; expected a number for each row") from error
     if weights.shape != (rows,):

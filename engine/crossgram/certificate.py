@@ -133,8 +133,11 @@ class Certificate:
 
 def _check_kinds(values: Mapping[str, Any]) -> None:
     for name, kinds in _KINDS.items():
-        if type(values[name]) not in kinds:
-            raise TypeError(f"{name} is {values[name]!r}")
+        value = values[name]
+        if type(value) not in kinds:
+            raise TypeError(f"{name} is {value!r}")
+        if isinstance(value, int) and (abs(value) >= 1 << 63 or (int in kinds[:1] and value < 0)):
+            raise TypeError(f"{name} is out of range")
     for name in ("r2_per_output", *_LISTS):
         if {type(value) for value in values[name] or ()} - {int, float}:
             raise TypeError(f"{name} holds something else than numbers")

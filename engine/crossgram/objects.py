@@ -30,7 +30,12 @@ from crossgram.object_client import client_of
 from crossgram.object_errors import explained
 from crossgram.request_threads import RequestThreads
 
-__all__ = ["Objects", "open_objects"]
+__all__ = ["METADATA", "MOST_METADATA_BYTES", "Objects", "open_objects"]
+
+METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+"""Names of what Zarr says of arrays and groups."""
+
+MOST_METADATA_BYTES = 1 << 24
 
 _MOST_BYTES = (1 << 30) + (1 << 26)
 """The largest chunk that is decoded, and what a codec adds to one that it cannot shrink."""
@@ -245,9 +250,10 @@ class Objects(Store):
 
         answer = obstore.get(self.client, key)
         size = answer.meta["size"]
-        if size > _MOST_BYTES:
+        most = MOST_METADATA_BYTES if key.rpartition("/")[2] in METADATA else _MOST_BYTES
+        if size > most:
             raise CorruptDataError(
-                f"{self}/{key}: has {size:,} bytes, at most {_MOST_BYTES:,} are read of one; "
+                f"{self}/{key}: has {size:,} bytes, at most {most:,} are read of one; "
                 "see whether it is of this store, and write it again with smaller chunks"
             )
         return memoryview(answer.bytes())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from crossgram.documents import read_document
 from crossgram.errors import InputError, OutputExistsError, RunError
 from crossgram.locations import Location, ObjectPath, local, locate
 
@@ -112,9 +112,9 @@ def _is_ours(folder: Path) -> bool:
 def _extracted(record: Path) -> set[str]:
     """Return what an extraction with several networks has put into its folder."""
     try:
-        networks = json.loads(record.read_bytes())["networks"]
+        networks = read_document(record)["networks"]
         stores = {f"{name}{ending}" for name in networks for ending in _PER_NETWORK}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError):
         return set()
     return stores | {"bad-images.csv", "extraction.json"}
 

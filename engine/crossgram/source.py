@@ -22,7 +22,15 @@ from crossgram.errors import CorruptDataError, InputError
 from crossgram.locations import Location, ObjectPath, local, locate
 from crossgram.row_file import RowFile
 from crossgram.store import Column, EmbeddingStore
-from crossgram.zarr_io import check_array, chunk_rows, is_fetched, open_node, read_rows
+from crossgram.zarr_io import (
+    MAX_COLUMNS,
+    check_array,
+    check_chunks,
+    chunk_rows,
+    is_fetched,
+    open_node,
+    read_rows,
+)
 
 __all__ = [
     "MAX_COLUMNS",
@@ -36,14 +44,13 @@ __all__ = [
     "masked_rows",
     "open_source",
     "raw_reader",
+    "read_npy",
     "read_npy_header",
+    "source_of_array",
     "usable_rows",
 ]
 
 _MASKED = "has masked values; fill them with NaN, or leave the rows out"
-
-MAX_COLUMNS = 1 << 17
-"""Of an embedding; moments of more would take over 100 GB."""
 
 SourceLike: TypeAlias = Any
 """A path or URL (text or Path), EmbeddingStore, zarr.Array, NumPy array, Dask array or Source."""
@@ -199,6 +206,8 @@ def _open_path(path: Location) -> Source:
 
 
 def _from_store(store: EmbeddingStore) -> Source:
+    # the last rows are there: nothing is planned for rows that are declared only
+    check_chunks(store.embeddings, store.rows - 1, store.rows, str(store.path))
     return Source(
         label=str(store.path),
         rows=store.rows,
@@ -216,6 +225,13 @@ def _from_store(store: EmbeddingStore) -> Source:
 
 
 def _from_zarr(array: zarr.Array[Any], label: str, address: str | None = None) -> Source:
+    source = source_of_array(array, label, address)
+    check_chunks(array, source.rows - 1, source.rows, label)
+    return source
+
+
+def source_of_array(array: zarr.Array[Any], label: str, address: str | None = None) -> Source:
+    """Return the rows of a Zarr array, of which some may be declared only."""
     check_matrix(array.shape, array.dtype, label)
     check_array(array, label)
     return Source(
@@ -224,7 +240,7 @@ def _from_zarr(array: zarr.Array[Any], label: str, address: str | None = None) -
         dim=array.shape[1],
         dtype=array.dtype,
         chunk_rows=chunk_rows(array),
-        read=lambda start, out: read_rows(array, start, out, label, all_stored=True),
+        read=lambda start, out: read_rows(array, start, out, label),
         address=address,
         fetched=is_fetched(array),
     )
@@ -321,7 +337,27 @@ def read_npy_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], bool, i
     except Exception as error:
         raise CorruptDataError(f"{path}: not a .npy file: {error}") from error
     shape, fortran_order, dtype = header
+    if min(shape, default=0) < 0:
+        raise CorruptDataError(f"{path}: declares the shape {shape}")
     return tuple(map(int, shape)), dtype, fortran_order, offset
+
+
+def read_npy(path: Path) -> NDArray[Any]:
+    """Return the numbers of a .npy file.
+
+    Raises
+    ------
+    CorruptDataError
+        If it is not a .npy file, or shorter than its header declares: no memory is taken then.
+    InputError
+        If it cannot be read, or does not hold numbers.
+    """
+    shape, dtype, fortran_order, offset = read_npy_header(path)
+    if dtype.kind not in "biuf":
+        raise InputError(f"{path}: has dtype {dtype}, expected numbers")
+    check_npy_size(path, shape, dtype, offset)
+    values = np.fromfile(path, dtype, math.prod(shape), offset=offset)
+    return values.reshape(shape, order="F" if fortran_order else "C")
 
 
 def check_npy_size(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> None:

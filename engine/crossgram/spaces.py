@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from crossgram.documents import parsed
 from crossgram.errors import InputError
 
 __all__ = [
@@ -164,8 +165,8 @@ def _is_signature(text: Any) -> bool:
     if not isinstance(text, str) or len(text) > _MOST_SIGNATURE:
         return False
     try:
-        facts = json.loads(text)
-    except (ValueError, RecursionError):
+        facts = parsed(text)
+    except ValueError:
         return False
     return (
         isinstance(facts, dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 
+from crossgram.documents import parsed
 from crossgram.errors import CorruptDataError, InputError
 from crossgram.locations import Location, locate
 from crossgram.output import uninterrupted
@@ -18,7 +20,10 @@ from crossgram.spaces import signature_of
 from crossgram.store_writer import FORMAT, Layout, StoreWriter, is_json, seal
 from crossgram.whole_store import whole_store
 from crossgram.zarr_io import (
+    MAX_CHUNK_BYTES,
+    MAX_COLUMNS,
     check_array,
+    check_chunks,
     chunk_rows,
     open_member,
     open_node,
@@ -35,7 +40,6 @@ class Column:
 
     array: Any
     label: str
-    all_stored: bool = False
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -45,8 +49,10 @@ class Column:
         """Return the values of rows `start` to `stop`, shape (stop - start,)."""
         if not isinstance(self.array, zarr.Array):
             return np.asarray(self.array[start:stop])
+        # before memory is taken for rows that may be declared only
+        check_chunks(self.array, start, stop, self.label)
         out = np.empty(stop - start, self.array.dtype)
-        read_rows(self.array, start, out, self.label, all_stored=self.all_stored)
+        read_rows(self.array, start, out, self.label)
         return out
 
     def stored_alike(self, other: Column, start: int, stop: int) -> bool:
@@ -125,7 +131,7 @@ class EmbeddingStore:
 
     def read(self, start: int, out: NDArray[Any]) -> None:
         """Decode rows `start` to `start + len(out)` into `out` (rows, d), the store's dtype."""
-        read_rows(self.embeddings, start, out, str(self.path), all_stored=True)
+        read_rows(self.embeddings, start, out, str(self.path))
 
     @classmethod
     def open(cls, path: str | Location) -> EmbeddingStore:
@@ -162,7 +168,8 @@ class EmbeddingStore:
             provenance=attributes.get("provenance", {}),
         )
         store._check_structure()
-        for name in attributes.get("columns", ()):
+        columns = attributes.get("columns", [])
+        for name in columns if isinstance(columns, list) else [columns]:
             if getattr(store, str(name), None) is None:
                 raise CorruptDataError(
                     f"{path}: its array {str(name)!r} is missing; restore it from a copy or make "
@@ -242,8 +249,10 @@ class EmbeddingStore:
             Naming the first id that occurs twice.
         """
         masked = None if self.masked is None else self.masked.read(0, self.rows)
-        for start in range(0, self.rows, self.chunk_rows):
-            stop = min(start + self.chunk_rows, self.rows)
+        row_bytes = self.dim * self.dtype.itemsize
+        step = min(self.chunk_rows, max(1, MAX_CHUNK_BYTES // row_bytes))
+        for start in range(0, self.rows, step):
+            stop = min(start + step, self.rows)
             rows = np.empty((stop - start, self.dim), self.dtype)
             self.read(start, rows)
             if masked is not None:
@@ -270,19 +279,27 @@ class EmbeddingStore:
             )
 
     def _check_structure(self) -> None:
-        if not isinstance(self.provenance, Mapping) or not is_json(self.provenance):
-            raise CorruptDataError(f"{self.path}: its provenance is not a JSON object of values")
+        _check_provenance(self.provenance, self.path)
         array = self.embeddings
         if array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
             raise CorruptDataError(
                 f"{self.path}: embeddings has shape {array.shape} and dtype {array.dtype}; "
                 "expected rows x columns of floats, at least one of each"
             )
+        if self.dim > MAX_COLUMNS:
+            raise CorruptDataError(
+                f"{self.path}: declares {self.dim:,} columns, of at most {MAX_COLUMNS:,} moments "
+                "are kept"
+            )
         check_array(array, str(self.path))
         for column in (self.ids, self.labels, self.masked):
             if column is None:
                 continue
             check_array(column.array, column.label)
+            if column.array.dtype.kind not in "biuUTO":
+                raise CorruptDataError(
+                    f"{column.label} has dtype {column.array.dtype}, expected text or integers"
+                )
             if column.array.ndim != 1 or len(column) != self.rows:
                 raise CorruptDataError(
                     f"{column.label} has shape {column.array.shape}, embeddings has "
@@ -295,6 +312,15 @@ class EmbeddingStore:
             )
 
 
+def _check_provenance(provenance: Any, path: Location) -> None:
+    if not isinstance(provenance, Mapping) or not is_json(provenance):
+        raise CorruptDataError(f"{path}: its provenance is not a JSON object of values")
+    try:
+        parsed(json.dumps(dict(provenance)))
+    except ValueError as error:
+        raise CorruptDataError(f"{path}: its provenance cannot be read, {error}") from error
+
+
 def _member(group: zarr.Group, name: str, path: str | Location) -> zarr.Array[Any]:
     member = open_member(group, name)
     if not isinstance(member, zarr.Array):
@@ -305,4 +331,4 @@ def _member(group: zarr.Group, name: str, path: str | Location) -> zarr.Array[An
 def _column(group: zarr.Group, name: str, path: str | Location) -> Column | None:
     if open_member(group, name) is None:
         return None
-    return Column(_member(group, name, path), f"{path}/{name}", all_stored=True)
+    return Column(_member(group, name, path), f"{path}/{name}")

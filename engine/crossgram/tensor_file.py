@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crossgram.documents import parsed
 from crossgram.errors import CorruptDataError, InputError
 from crossgram.locations import Location, local
 from crossgram.output import whole_file
@@ -148,13 +149,9 @@ def _read_facts(path: Path) -> dict[str, Any]:
             "make it again, or if it holds embeddings, use `crossgram ingest`"
         ) from error
     try:
-        facts = json.loads(document, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        facts = parsed(document)
+    except ValueError as error:
         raise CorruptDataError(
             f"{path}: its description is not JSON ({error}); make it again"
         ) from error
     return facts if isinstance(facts, dict) else {}
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"it holds {name}")

@@ -27,12 +27,24 @@ from zarr.storage import StorePath
 
 from crossgram.errors import AccessDeniedError, CorruptDataError, CrossgramError, InputError
 from crossgram.locations import Location, ObjectPath, locate
-from crossgram.objects import Objects, open_objects
+from crossgram.objects import METADATA, MOST_METADATA_BYTES, Objects, open_objects
 from crossgram.output import sync
+from crossgram.stored_chunks import (
+    MAX_CHUNK_BYTES,
+    StoredForm,
+    check_parts_are_own,
+    opened_chunk,
+    stored_form,
+)
+from crossgram.watched_store import WatchedStore
 
 __all__ = [
     "MAX_CHUNK_BYTES",
+    "MAX_COLUMNS",
+    "MAX_ROWS",
+    "bad_chunks",
     "check_array",
+    "check_chunks",
     "chunk_rows",
     "is_fetched",
     "open_member",
@@ -43,8 +55,11 @@ __all__ = [
     "sync_rows",
 ]
 
-MAX_CHUNK_BYTES = 1 << 30
-"""No chunk or shard may decode to more; checked before memory is taken."""
+MAX_ROWS = 1 << 40
+"""No array may declare more."""
+
+MAX_COLUMNS = 1 << 17
+"""Of an embedding; moments of more would take over 100 GB."""
 
 _FAST = "zarrs.ZarrsCodecPipeline"
 _VERIFYING = "zarr.core.codec_pipeline.BatchedCodecPipeline"
@@ -64,6 +79,8 @@ def open_node(path: str | Location) -> zarr.Array[Any] | zarr.Group:
     """
     location = locate(path)
     storage = open_objects(location) if isinstance(location, ObjectPath) else _folder(location)
+    if isinstance(storage, Path):
+        _check_metadata_files(storage, storage)
     try:
         with _pipeline_of(storage):
             return _opened(storage)
@@ -81,13 +98,15 @@ def open_node(path: str | Location) -> zarr.Array[Any] | zarr.Group:
 
 
 def _opened(storage: Path | Objects) -> zarr.Array[Any] | zarr.Group:
+    # by what each array says of itself: what a group says of arrays in it could be of any path
+    options: dict[str, Any] = {"mode": "r", "use_consolidated": False}
     if isinstance(storage, Path):
-        return zarr.open(storage, mode="r")
+        return zarr.open(storage, **options)
     # one version after the other: a bucket that may not be listed denies what is not there
     try:
-        return zarr.open(storage, mode="r", zarr_format=3)
+        return zarr.open(storage, zarr_format=3, **options)
     except (zarr.errors.NodeNotFoundError, FileNotFoundError):
-        return zarr.open(storage, mode="r", zarr_format=2)
+        return zarr.open(storage, zarr_format=2, **options)
 
 
 def _folder(path: Path) -> Path:
@@ -99,6 +118,23 @@ def _folder(path: Path) -> Path:
             "it with `crossgram ingest`"
         )
     return path
+
+
+def _check_metadata_files(folder: Path, root: Path) -> None:
+    """Refuse metadata that are larger than any, or lie behind links out of a store."""
+    for path in (folder / name for name in METADATA):
+        try:
+            size = path.stat().st_size
+            check_parts_are_own(path, root)
+        except OSError:
+            continue
+        except ValueError as error:
+            raise CorruptDataError(f"{path}: {error}") from error
+        if size > MOST_METADATA_BYTES:
+            raise CorruptDataError(
+                f"{path}: has {size:,} bytes, at most {MOST_METADATA_BYTES:,} of metadata are "
+                "read; take out what is not of the store"
+            )
 
 
 def _no_store(objects: Objects) -> InputError:
@@ -123,6 +159,9 @@ def open_member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | 
     CorruptDataError
         If its metadata cannot be read.
     """
+    root = getattr(group.store, "root", None)
+    if root is not None:
+        _check_metadata_files(Path(root) / group.path / name, Path(root))
     try:
         with _pipeline_of(group.store):
             return group.get(name)
@@ -157,17 +196,22 @@ def chunk_rows(array: zarr.Array[Any]) -> int:
 
 
 def check_array(array: zarr.Array[Any], label: str) -> None:
-    """Refuse an array that would be unpickled, or whose chunks exceed `MAX_CHUNK_BYTES`."""
-    codecs = (*(array.filters or ()), *(array.compressors or ()))
-    if any(getattr(codec, "codec_id", None) == "pickle" for codec in codecs):
-        raise InputError(
-            f"{label}: stored with pickle, which can run code when it is read; write it again "
-            "as text or numbers"
-        )
+    """Refuse an array of strange codecs, or that declares more than `MAX_CHUNK_BYTES`, `MAX_ROWS`.
+
+    Raises
+    ------
+    InputError
+        Saying which, before any of it is read.
+    """
     shape = array.shards or array.chunks
     if min((*shape, *array.chunks), default=1) < 1:
         raise CorruptDataError(
             f"{label}: declares chunks of shape {shape}; its metadata is damaged, make it again"
+        )
+    if max(array.shape, default=0) > MAX_ROWS:
+        raise CorruptDataError(
+            f"{label}: declares the shape {array.shape}, of which at most {MAX_ROWS:,} are read; "
+            "its metadata is damaged, make it again"
         )
     size = int(np.prod(shape, dtype=object)) * array.dtype.itemsize
     if size > MAX_CHUNK_BYTES:
@@ -175,6 +219,7 @@ def check_array(array: zarr.Array[Any], label: str) -> None:
             f"{label}: declares chunks of {size:,} bytes each, at most {MAX_CHUNK_BYTES:,} are "
             "read; write it again with smaller chunks"
         )
+    stored_form(array, label)
 
 
 def is_fetched(array: zarr.Array[Any]) -> bool:
@@ -182,47 +227,77 @@ def is_fetched(array: zarr.Array[Any]) -> bool:
     return isinstance(array.store, Objects)
 
 
-def read_rows(
-    array: zarr.Array[Any], start: int, out: NDArray[Any], label: str, *, all_stored: bool
-) -> None:
+def read_rows(array: zarr.Array[Any], start: int, out: NDArray[Any], label: str) -> None:
     """Decode rows `start` to `start + len(out)` of `array` into `out`.
 
     Parameters
     ----------
     array : zarr.Array
-        One- or two-dimensional.
+        Of any dimensions, the first one that of rows.
     start : int
         First row.
     out : ndarray, the array's dtype, C-contiguous
         Receives the rows.
     label : str
         How messages name the array.
-    all_stored : bool
-        Whether every chunk must be there. Zarr reads a missing chunk as its fill value; of
-        embeddings, which are never all zeros, it is lost data.
 
     Raises
     ------
     CorruptDataError
-        Names the first chunk that is missing or cannot be decoded.
+        Names the first chunk that is missing or cannot be decoded. Zarr reads a missing chunk as
+        its fill value; of embeddings, which are never all zeros, it is lost data.
     RunError
         Names the object that a service failed to deliver.
     """
     stop = start + len(out)
-    objects = array.store if isinstance(array.store, Objects) else None
-    if all_stored and objects is None:
-        _check_chunks_exist(array, start, stop, label)
-    if all_stored and objects is not None:
+    if _is_local(array):
+        check_chunks(array, start, stop, label)
+    else:
         # asking whether each is there would double the requests
-        array = _stored_in(array, objects.where_all_are_stored())
+        array = _watched(array, start, stop, label)
     try:
         _decode(array, start, out)
     except CrossgramError:
         raise
     except Exception as error:
-        if all_stored:
-            _check_chunks_exist(array, start, stop, label)
         raise _first_bad_chunk(array, start, stop, label, error) from error
+
+
+def check_chunks(array: zarr.Array[Any], start: int, stop: int, label: str) -> None:
+    """Refuse rows of which a chunk is missing or not what the array declares.
+
+    Of an array on this machine; elsewhere it is found out when they are read.
+
+    Raises
+    ------
+    CorruptDataError
+        Names the first one.
+    """
+    if not _is_local(array):
+        return
+    form = stored_form(array, label)
+    for index in _chunks(array, start, stop):
+        _check_chunk(array, form, index, label)
+
+
+def bad_chunks(
+    array: zarr.Array[Any], start: int, stop: int, label: str
+) -> Iterator[tuple[int, int, CorruptDataError]]:
+    """Yield first row, row behind the last, and what is wrong with it, of each bad chunk.
+
+    Raises
+    ------
+    RunError
+        Names the object that a service failed to deliver.
+    """
+    if not _is_local(array):
+        array = _watched(array, start, stop, label)
+    form = stored_form(array, label)
+    for index in _chunks(array, start, stop):
+        found = _fault(array, form, index, label)
+        if found is not None:
+            rows = chunk_rows(array)
+            yield index[0] * rows, min((index[0] + 1) * rows, array.shape[0]), found
 
 
 def stored_alike(first: zarr.Array[Any], second: zarr.Array[Any], start: int, stop: int) -> bool:
@@ -258,9 +333,14 @@ def _stored(array: zarr.Array[Any], start: int, stop: int) -> list[bytes | None]
     """Return the chunks of rows `start` to `stop` as they are stored, None where there is none."""
     if not isinstance(array.store, Objects):
         files = [_chunk_file(array, index) for index in _chunks(array, start, stop)]
-        return [file.read_bytes() if file and file.exists() else None for file in files]
+        return [_content(file) for file in files]
     found = wait_for(_fetched(array.store, [_key(array, k) for k in _chunks(array, start, stop)]))
     return [None if buffer is None else buffer.to_bytes() for buffer in found]
+
+
+def _content(file: Path | None) -> bytes | None:
+    is_chunk = file is not None and file.is_file() and file.stat().st_size <= 2 * MAX_CHUNK_BYTES
+    return file.read_bytes() if file is not None and is_chunk else None
 
 
 async def _fetched(objects: Objects, keys: list[str]) -> list[Buffer | None]:
@@ -330,11 +410,41 @@ def _chunk_file(array: zarr.Array[Any], index: _Index) -> Path | None:
     return None if root is None else Path(root) / _key(array, index)
 
 
-def _is_missing(array: zarr.Array[Any], index: _Index) -> bool:
-    if isinstance(array.store, Objects):
-        return not wait_for(array.store.exists(_key(array, index)))
+def _is_local(array: zarr.Array[Any]) -> bool:
+    return _chunk_file(array, (0,) * array.ndim) is not None
+
+
+def _watched(array: zarr.Array[Any], start: int, stop: int, label: str) -> zarr.Array[Any]:
+    """Return an array that is not on this machine, with the chunks of rows looked at."""
+    store, form = array.store, stored_form(array, label)
+    if isinstance(store, Objects):
+        store = store.where_all_are_stored()
+    shards = _chunks(array, start, stop) if form.inner is not None else ()
+    within = {_key(array, index): _within(array, index) for index in shards}
+    return _stored_in(array, WatchedStore(store, form, within))
+
+
+def _within(array: zarr.Array[Any], index: _Index) -> tuple[int, ...]:
+    """Return how many chunks of a shard lie in the array, by dimension."""
+    shards = array.shards or array.chunks
+    return tuple(
+        -(-min(shard, size - k * shard) // chunk)
+        for k, shard, size, chunk in zip(index, shards, array.shape, array.chunks, strict=True)
+    )
+
+
+def _check_chunk(array: zarr.Array[Any], form: StoredForm, index: _Index, label: str) -> None:
     file = _chunk_file(array, index)
-    return file is not None and not file.is_file()
+    assert file is not None
+    try:
+        with opened_chunk(file, Path(array.store.root)) as content:  # type: ignore[attr-defined]
+            form.check(content, _within(array, index) if form.inner else None)
+    except FileNotFoundError as error:
+        raise _missing(array, index, label) from error
+    except ValueError as error:
+        raise _damaged(array, index, label, error) from error
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
 
 
 def _chunk_name(array: zarr.Array[Any], index: _Index) -> str:
@@ -343,32 +453,54 @@ def _chunk_name(array: zarr.Array[Any], index: _Index) -> str:
     return f"chunk {array.metadata.encode_chunk_key(index)} (rows {index[0] * rows} to {last})"
 
 
-def _check_chunks_exist(array: zarr.Array[Any], start: int, stop: int, label: str) -> None:
-    for index in _chunks(array, start, stop):
-        if _is_missing(array, index):
-            raise CorruptDataError(
-                f"{label}: {_chunk_name(array, index)} is missing; restore the file from a copy "
-                "or make the store again (a writer that leaves out chunks of zeros must be told "
-                "to write them)"
-            )
+def _missing(array: zarr.Array[Any], index: _Index, label: str) -> CorruptDataError:
+    return CorruptDataError(
+        f"{label}: {_chunk_name(array, index)} is missing; restore the file from a copy "
+        "or make the store again (a writer that leaves out chunks of zeros must be told "
+        "to write them)"
+    )
+
+
+def _damaged(
+    array: zarr.Array[Any], index: _Index, label: str, error: Exception
+) -> CorruptDataError:
+    return CorruptDataError(
+        f"{label}: {_chunk_name(array, index)} cannot be decoded, it is truncated or "
+        f"damaged ({_first_line(error)}); restore the file from a copy or make the store again"
+    )
 
 
 def _first_bad_chunk(
     array: zarr.Array[Any], start: int, stop: int, label: str, error: Exception
 ) -> CorruptDataError:
-    shape = array.shards or array.chunks
+    form = stored_form(array, label)
     for index in _chunks(array, start, stop):
-        chunk = tuple(slice(k * size, (k + 1) * size) for k, size in zip(index, shape, strict=True))
-        try:
-            for reader in (array, _verifying(array)):
-                reader[chunk]
-        except Exception as chunk_error:  # noqa: BLE001  (codecs raise what they like)
-            return CorruptDataError(
-                f"{label}: {_chunk_name(array, index)} cannot be decoded, it is truncated or "
-                f"damaged ({_first_line(chunk_error)}); restore the file from a copy or make "
-                "the store again"
-            )
+        found = _fault(array, form, index, label)
+        if found is not None:
+            return found
     return CorruptDataError(f"{label}: rows {start} to {stop - 1}: {_first_line(error)}")
+
+
+def _fault(
+    array: zarr.Array[Any], form: StoredForm, index: _Index, label: str
+) -> CorruptDataError | None:
+    """Return what is wrong with a chunk, by either pipeline, None if it is sound."""
+    shape = array.shards or array.chunks
+    chunk = tuple(slice(k * size, (k + 1) * size) for k, size in zip(index, shape, strict=True))
+    try:
+        if _is_local(array):
+            _check_chunk(array, form, index, label)
+        for reader in (array, _verifying(array)) if _is_local(array) else (array,):
+            reader[chunk]
+    except CorruptDataError as error:
+        return error
+    except CrossgramError:
+        raise
+    except FileNotFoundError:
+        return _missing(array, index, label)
+    except Exception as error:  # noqa: BLE001  (codecs raise what they like)
+        return _damaged(array, index, label, error)
+    return None
 
 
 def _first_line(error: Exception) -> str:

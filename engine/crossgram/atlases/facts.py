@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossgram.comparison import Comparison
+from crossgram.documents import parsed
 from crossgram.errors import CorruptDataError, InputError
 from crossgram.evaluation import ClassificationReport, IdentificationReport, VerificationReport
 
@@ -33,6 +34,7 @@ FACTS = "atlas.json"
 """The file's name in the folder of an atlas."""
 
 _FORMAT = 1
+_MOST_VALUES = 1 << 24
 _MOST_BYTES = 256 << 20
 """Of the file: ten spaces of 2,048 columns, evaluated in full, take 10 MB."""
 
@@ -261,13 +263,13 @@ def load_atlas(folder: str | Path) -> Atlas:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise CorruptDataError(f"{path}: larger than {_MOST_BYTES:,} bytes, as no atlas is")
-        facts = json.loads(path.read_bytes(), parse_constant=_refuse)
+        facts = parsed(path.read_bytes(), _MOST_BYTES, _MOST_VALUES)
     except OSError as error:
         raise InputError(
             f"{folder}: is no atlas, {FACTS} cannot be read ({error.strerror or error}); make one "
             "with crossgram atlas"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CorruptDataError(f"{path}: is no JSON ({error}); make the atlas again") from error
     if not isinstance(facts, dict) or facts.pop("format", None) != _FORMAT:
         raise CorruptDataError(
@@ -284,7 +286,3 @@ def load_atlas(folder: str | Path) -> Atlas:
 def _first(error: ValidationError) -> str:
     fault = error.errors()[0]
     return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"holds {constant}")

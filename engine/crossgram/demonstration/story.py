@@ -17,6 +17,7 @@ from crossgram.demonstration.closed_set import ClosedSet
 from crossgram.demonstration.digits import load_digits
 from crossgram.demonstration.open_set import OpenSet
 from crossgram.demonstration.training import one_thread
+from crossgram.documents import read_document
 from crossgram.errors import InputError, OutputExistsError
 from crossgram.locations import local
 from crossgram.output import check_output, whole_directory
@@ -167,7 +168,7 @@ def _may_be_replaced(directory: Path) -> bool:
     if not directory.is_dir():
         return False
     try:
-        record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
+        record = read_document(directory / _RECORD)
     except (OSError, ValueError):
         return not any(directory.iterdir())
     return isinstance(record, dict) and record.get("contents") == _contents(directory)

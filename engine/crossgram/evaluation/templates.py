@@ -20,6 +20,7 @@ __all__ = ["Pooling", "Templates", "read_template_pairs", "read_templates"]
 
 _BLOCK_IMAGES = 4096
 _MOST_DIGITS = 18
+_MOST_LINE = 1 << 12
 _EXPECTED = "expected two templates and 1 or 0 in each line"
 
 
@@ -275,6 +276,7 @@ def _pair_lines(path: Path) -> NDArray[np.int64]:
     if path.suffix.lower() != ".txt":
         # NumPy would unpack one that ends in .gz
         raise InputError(f"{path}: not a list of pairs of templates; expected a .txt")
+    _check_first_line(path)
     try:
         with warnings.catch_warnings():
             # of blank lines, and of none
@@ -298,3 +300,18 @@ def _pair_lines(path: Path) -> NDArray[np.int64]:
     if len(lines) > MOST_PAIRS:
         raise InputError(f"{path}: has more than {MOST_PAIRS:,} pairs, which are not held")
     return lines
+
+
+def _check_first_line(path: Path) -> None:
+    """Refuse a list of other numbers than three in a line: NumPy takes the memory of all at once.
+
+    It refuses itself a line that has not as many as the first.
+    """
+    try:
+        with path.open(encoding="ascii") as file:
+            while (line := file.readline(_MOST_LINE)) and not line.strip():
+                pass
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {_EXPECTED}") from error
+    if len(line.split()) not in (0, 3):
+        raise InputError(f"{path}: begins with {line[:80]!r}; {_EXPECTED}")

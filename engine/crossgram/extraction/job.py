@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from crossgram.documents import read_document
+from crossgram.errors import CorruptDataError
 from crossgram.images import Collection, ImageList
 from crossgram.networks.loading import GivenNetwork
 from crossgram.networks.spec import NetworkSpec
@@ -167,12 +169,21 @@ class Job:
 
     def bad_images(self) -> list[BadImage]:
         """Return the images that finished tasks could not use, by row."""
-        found = [
-            BadImage(**facts)
-            for task in range(self.tasks)
-            for facts in json.loads(self._mark(task).read_text(encoding="utf-8"))
-        ]
+        found = [image for task in range(self.tasks) for image in _marked(self._mark(task))]
         return sorted(found, key=lambda image: image.row)
 
     def _mark(self, task: int) -> Path:
         return self.work.marks / f"{task:08d}.json"
+
+
+def _marked(mark: Path) -> list[BadImage]:
+    """Read the mark of a task that is done."""
+    try:
+        return [
+            BadImage(int(facts["row"]), facts["network"], str(facts["reason"]))
+            for facts in read_document(mark)
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CorruptDataError(
+            f"{mark}: cannot be read ({error}); begin anew (--restart)"
+        ) from error

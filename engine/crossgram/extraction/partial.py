@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import zarr
 
+from crossgram.documents import read_document
 from crossgram.errors import CorruptDataError, InputError
 from crossgram.extraction.job import WorkFolder
 from crossgram.images import Collection, ImageList, list_digest
@@ -230,7 +231,7 @@ def changed_file(collection: Collection, since_ns: int) -> Path | None:
 
 def _recorded(folder: Path) -> tuple[Mapping[str, Any], Begun]:
     try:
-        started = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        started = read_document(folder / _RECORD)
         work = WorkFolder(folder / uuid.UUID(started["work"]).hex)
         images = ImageList(work.images, int(started["rows"]), str(started["images_sha256"]))
         batch_size, time_ns = int(started["batch_size"]), int(started["time_ns"])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from crossgram.images.decoding import UnusableImageError
 
-__all__ = ["BOX", "LANDMARKS", "Collection", "ImageEntry", "read_bytes"]
+__all__ = ["BOX", "LANDMARKS", "Collection", "ImageEntry", "is_there", "read_bytes"]
 
 BOX, LANDMARKS = 4, 10
 """Numbers of a box and of five landmarks."""
@@ -72,6 +72,15 @@ class Collection(Protocol):
     def read(self, entry: ImageEntry) -> bytes | NDArray[np.uint8]:
         """Return a file's contents, or pixels; raises `UnusableImageError`."""
         ...
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether there is such a file, whatever a list has for its name."""
+    try:
+        return path.is_file()
+    except OSError:
+        # too long a name
+        return False
 
 
 def read_bytes(path: Path, start: int = 0, length: int | None = None) -> bytes:

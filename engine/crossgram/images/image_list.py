@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,17 +15,15 @@ import zarr
 from numpy.typing import NDArray
 
 from crossgram.errors import InputError
-from crossgram.fingerprint import id_hashes
 from crossgram.images.entry import BOX, LANDMARKS, Collection, ImageEntry
-from crossgram.row_file import RowFile
+from crossgram.repeats import repeated_ids
 from crossgram.store import Column
 from crossgram.store_writer import Appender, create_column
 
 __all__ = ["ImageList", "list_digest"]
 
 _BATCH = 4096
-_PARTITION_ROWS = 1 << 23
-_MOST_NAMED = 1 << 16
+_SCANNED_ROWS = 1 << 20
 _TEXT = np.dtypes.StringDType()
 
 
@@ -66,10 +62,9 @@ class ImageList:
     def has(self, field: str) -> bool:
         """Tell whether any image has one of the "boxes" or "landmarks"."""
         array = zarr.open_array(self.path / field, mode="r")
-        starts = range(0, self.rows, _PARTITION_ROWS // 8)
+        starts = range(0, self.rows, _SCANNED_ROWS)
         return any(
-            np.isfinite(np.asarray(array[start : start + _PARTITION_ROWS // 8])).any()
-            for start in starts
+            np.isfinite(np.asarray(array[start : start + _SCANNED_ROWS])).any() for start in starts
         )
 
     def entries(self, start: int, stop: int) -> list[ImageEntry]:
@@ -183,32 +178,7 @@ def _numbers(row: NDArray[np.float64]) -> tuple[float, ...] | None:
 
 
 def _refuse_repeated(ids: Column, root: Path) -> None:
-    """Refuse an id that occurs twice; by hashes in a file, as many at a time as memory holds."""
-    with tempfile.TemporaryDirectory() as folder:
-        hashes = RowFile(Path(folder) / "hashes", (len(ids),), np.uint64)
-        for start in range(0, len(ids), _BATCH):
-            rows = np.arange(start, min(start + _BATCH, len(ids)))
-            hashes[rows] = id_hashes(ids.read(int(rows[0]), int(rows[-1]) + 1))
-        partitions = -(-len(ids) // _PARTITION_ROWS)
-        for own in range(partitions):
-            starts = range(0, len(ids), _PARTITION_ROWS)
-            parts = (hashes[start : start + _PARTITION_ROWS] for start in starts)
-            kept = np.concatenate([part[part % partitions == own] for part in parts])
-            unique, counts = np.unique(kept, return_counts=True)
-            if len(unique) < len(kept):
-                _refuse_equal(ids, unique[counts > 1], root)
-
-
-def _refuse_equal(ids: Column, hashes: NDArray[np.uint64], root: Path) -> None:
-    """Refuse ids of some hashes if they are equal: of very many, some have the same by chance."""
-    counts: Counter[str] = Counter()
-    for start in range(0, len(ids), _BATCH):
-        values = ids.read(start, min(start + _BATCH, len(ids)))
-        counts.update(map(str, values[np.isin(id_hashes(values), hashes)]))
-        if len(counts) > _MOST_NAMED:
-            break
-    name, count = counts.most_common(1)[0]
-    if count > 1:
+    for name, count in repeated_ids(ids).most_common(1):
         raise InputError(
             f"{root}: the id {name!r} occurs {count} times or more; ids name one image each, so "
             "take one away, or give the list a column `id`"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossgram.errors import InputError
-from crossgram.images.entry import LANDMARKS, ImageEntry, read_bytes
+from crossgram.images.entry import LANDMARKS, ImageEntry, is_there, read_bytes
 
 __all__ = ["LandmarkList", "is_landmark_list", "landmark_rows"]
 
@@ -53,7 +53,7 @@ class LandmarkList:
 
     def _folder(self, name: str) -> Path:
         for folder in (Path(), _IMAGES):
-            if (self.root.parent / folder / name).is_file():
+            if is_there(self.root.parent / folder / name):
                 return folder
         raise InputError(
             f"{self.root}: its first image {name} is neither beside it nor in "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crossgram.errors import InputError
 from crossgram.images.decoding import SUFFIXES
-from crossgram.images.entry import ImageEntry, read_bytes
+from crossgram.images.entry import ImageEntry, is_there, read_bytes
 
 __all__ = ["PairsFile", "paired_images"]
 
@@ -40,7 +40,7 @@ class PairsFile:
         wanted = {image for pair in paired_images(self.root)[0] for image in pair}
         for person, number in sorted(wanted):
             stem = f"{person}/{person}_{number:04d}"
-            found = [s for s in sorted(SUFFIXES) if (self.root.parent / f"{stem}{s}").is_file()]
+            found = [s for s in sorted(SUFFIXES) if is_there(self.root.parent / f"{stem}{s}")]
             if len(found) != 1:
                 raise InputError(
                     f"{self.root}: names {stem}, of which {len(found)} images are in "

@@ -111,5 +111,5 @@ def _chunk(path: Path, number: int) -> _Chunk:
     rows = chunk_rows(array)
     start = number // rows * rows
     pixels = np.empty((min(rows, array.shape[0] - start), *array.shape[1:]), np.uint8)
-    read_rows(array, start, pixels, str(path), all_stored=False)
+    read_rows(array, start, pixels, str(path))
     return start, pixels

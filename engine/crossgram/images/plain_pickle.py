@@ -153,7 +153,9 @@ class _Bounded:
 
     def read(self, count: int) -> bytes:
         left = self.size - self.position
-        if left and count > min(left, _MOST_BYTES):
+        if not left:
+            return b""
+        if count > min(left, _MOST_BYTES):
             raise ValueError(
                 f"{count:,} bytes declared, of which {left:,} are there"
                 if count > left

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from crossgram.documents import parsed
 from crossgram.errors import InputError
 
 __all__ = ["PRESETS", "Recipe"]
@@ -167,8 +168,8 @@ class Recipe:
         if path.stat().st_size > _MOST_RECIPE_BYTES:
             raise InputError(f"{path}: larger than any recipe, expected a small JSON file")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            values = parsed(path.read_bytes())
+        except (OSError, ValueError) as error:
             raise InputError(f"{path}: not JSON ({error}); expected a recipe") from error
         if not isinstance(values, dict):
             raise InputError(f"{path}: holds {type(values).__name__}, expected a JSON object")

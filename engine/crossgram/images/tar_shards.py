@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crossgram.documents import parsed
 from crossgram.errors import InputError
 from crossgram.images.entry import ImageEntry, read_bytes
 from crossgram.images.folder import as_text, is_image_name
@@ -130,10 +130,10 @@ def _label(shard: Path, member: tarfile.TarInfo, suffix: str, content: bytes) ->
     try:
         text = content.decode()
         if suffix == "json":
-            facts: Any = json.loads(text)
+            facts: Any = parsed(text)
             label = facts.get("label") if isinstance(facts, dict) else None
             text = "" if label is None else str(label)
             text.encode()  # JSON can name half of a character
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{shard}: {member.name} cannot be read ({error})") from error
     return text.strip() or None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossgram.errors import InputError
+from crossgram.errors import CorruptDataError, InputError
 from crossgram.ingestion.table import (
     Matrix,
     Names,
@@ -113,9 +114,31 @@ def _values(path: Path, datasets: dict[str, Any], name: str | None, h5py: Any) -
 
 
 def _check_chunks(dataset: Any, label: str) -> None:
+    """Refuse chunks too large to hold, and rows that are declared and not there."""
     size = int(np.prod(dataset.chunks or (), dtype=object)) * dataset.dtype.itemsize
     if size > MAX_CHUNK_BYTES:
         raise InputError(
             f"{label}: declares chunks of {size:,} bytes each, at most {MAX_CHUNK_BYTES:,} are "
             "read; write it again with smaller chunks"
         )
+    with reading(label, Exception):
+        elsewhere, is_missing = dataset.is_virtual or dataset.external, _is_part_missing(dataset)
+    if elsewhere:
+        raise InputError(
+            f"{label}: its values lie in other files that it names, which are not read; write it "
+            "again with the values in it"
+        )
+    if is_missing:
+        raise CorruptDataError(
+            f"{label}: declares {dataset.shape} values of {dataset.dtype}, of which some are not "
+            "in the file; HDF5 would read them as zeros: copy it again, or write them all"
+        )
+
+
+def _is_part_missing(dataset: Any) -> bool:
+    if dataset.chunks is None:
+        # of texts, what is stored with the dataset is where they are
+        width = 1 if dataset.dtype.hasobject else dataset.dtype.itemsize
+        return bool(dataset.id.get_storage_size() < math.prod(dataset.shape) * width)
+    chunks = (-(-n // own) for n, own in zip(dataset.shape, dataset.chunks, strict=True))
+    return bool(dataset.id.get_num_chunks() < math.prod(chunks))

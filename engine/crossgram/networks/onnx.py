@@ -120,8 +120,15 @@ def _weight_files(path: Path) -> set[str]:
             data[match.end() : match.end() + _number(match[1])]
             for match in _LOCATION.finditer(data)
         }
-    names = {name.decode(errors="replace") for name in found}
-    return {name for name in names if (path.parent / name).is_file()}
+    names = {name.decode(errors="replace").partition("\0")[0] for name in found}
+    there = {name for name in names if name and (path.parent / name).is_file()}
+    for name in there:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(
+                f"{path}: names the file {name!r}, which lies in another folder; put its weights "
+                "beside it"
+            )
+    return there
 
 
 def _number(digits: bytes) -> int:
