@@ -174,9 +174,25 @@ def test_rows_that_were_left_out_are_counted_through_merges() -> None:
     for moments, skipped in ((first, 3), (second, 4)):
         moments.update(np.arange(5.0)[:, None])
         moments.skipped = skipped
+    second.precision = "fast"
     whole = first + second
     assert whole.skipped == 7
+    assert whole.precision == "fast"
     assert (whole - first).skipped == 4
+
+
+def test_what_is_absorbed_stays_as_it_was() -> None:
+    rng = np.random.default_rng(0)
+    parts = [Moments({"a": 2}) for _ in range(2)]
+    for part in parts:
+        part.update(1e8 + rng.normal(size=(7, 2)))
+    before = [part.copy() for part in parts]
+    whole = Moments({"a": 2})
+    for part in parts:
+        whole.absorb(part)
+    for part, same in zip(parts, before, strict=True):
+        for name, tensor in same.to_parts()[0].items():
+            np.testing.assert_array_equal(part.to_parts()[0][name], tensor)
 
 
 class TestKeptBlocks:

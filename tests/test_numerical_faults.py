@@ -304,6 +304,15 @@ class TestFewRows:
         allowed = 64 * np.sqrt(columns) * EPSILON * condition**2 * np.linalg.norm(expected)
         assert np.linalg.norm(found.weight.T - expected) <= allowed
 
+    def test_the_condition_is_that_of_centred_columns_scaled_to_one_length(self) -> None:
+        x = X @ np.diag(np.logspace(0, -3, P)) @ RNG.normal(size=(P, P))
+        centred = x - x.mean(axis=0)
+        expected = np.linalg.cond(centred / np.linalg.norm(centred, axis=0))
+        found = cg.fit(x, Y).certificate
+        assert found is not None
+        # of a Gram matrix, whose smallest eigenvalue errs by ε of the largest, and more in sums
+        assert found.condition == pytest.approx(expected, rel=64 * EPSILON * expected**2)
+
     def test_a_constant_column_hides_no_direction(self) -> None:
         """Singular values down to 1e-5 of the largest are told by one pass, with it or without."""
         x = X @ np.linalg.qr(RNG.normal(size=(P, P)))[0]
