@@ -466,6 +466,15 @@ class TestLists:
             with pytest.raises(InputError, match=message):
                 list(open_collection(tmp_path / path).entries())
 
+    def test_numbers_of_any_length_are_none(self, tmp_path: Path) -> None:
+        from crossgram.images.pairs import paired_images
+
+        long = "9" * 5000
+        for text in (f"{long}\na\t1\t2\n", f"1\na\t{long}\t2\n"):
+            (tmp_path / "pairs.txt").write_text(text)
+            with pytest.raises(InputError, match="expected"):
+                paired_images(tmp_path / "pairs.txt")
+
     def test_pickles_that_declare_more_behind_their_end_take_no_memory(
         self, tmp_path: Path
     ) -> None:

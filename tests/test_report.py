@@ -210,7 +210,7 @@ class TestWriting:
         facts = json.loads((folder / "atlas.json").read_text())
         spoilt = json.dumps(spoil(facts)).replace("Infinity", "1e400")
         (tmp_path / "atlas.json").write_text(spoilt)
-        with pytest.raises(CorruptDataError, match=r"atlas\.json: (its facts|holds a number)"):
+        with pytest.raises(CorruptDataError, match=r"atlas\.json: (its facts|.*holds a number)"):
             cg.write_report(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["atlas.json"]
 

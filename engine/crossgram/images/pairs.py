@@ -13,6 +13,8 @@ from crossgram.images.entry import ImageEntry, is_there, read_bytes
 
 __all__ = ["PairsFile", "paired_images"]
 
+_MOST_DIGITS = 18
+
 
 @dataclass(frozen=True)
 class PairsFile:
@@ -77,9 +79,9 @@ def paired_images(path: Path) -> tuple[list[tuple[_Image, _Image]], int]:
     pairs: list[tuple[_Image, _Image]] = []
     for number, line in enumerate(lines[1:], 2):
         match line.split("\t") if "\t" in line else line.split():
-            case [name, i, j] if i.isdecimal() and j.isdecimal():
+            case [name, i, j] if _is_number(i) and _is_number(j):
                 pairs.append(((name, int(i)), (name, int(j))))
-            case [name, i, other, j] if i.isdecimal() and j.isdecimal():
+            case [name, i, other, j] if _is_number(i) and _is_number(j):
                 pairs.append(((name, int(i)), (other, int(j))))
             case []:
                 continue
@@ -93,7 +95,7 @@ def paired_images(path: Path) -> tuple[list[tuple[_Image, _Image]], int]:
     counts = lines[0].split()
     if (
         not counts
-        or not all(map(str.isdecimal, counts))
+        or not all(map(_is_number, counts))
         or len(pairs) != 2 * math.prod(map(int, counts))
     ):
         raise InputError(
@@ -101,3 +103,7 @@ def paired_images(path: Path) -> tuple[list[tuple[_Image, _Image]], int]:
             "many sets of how many matched and mismatched pairs follow, in all twice the product"
         )
     return pairs, int(counts[0]) if len(counts) > 1 else 1
+
+
+def _is_number(word: str) -> bool:
+    return word.isdecimal() and len(word) <= _MOST_DIGITS
