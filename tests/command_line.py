@@ -68,5 +68,5 @@ def interrupted(*arguments: object, cwd: Path, number: signal.Signals, once: str
     # to all that it started, too, as a terminal does
     os.killpg(process.pid, number)
     _, message = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, (process.returncode, message)
     return message

@@ -251,8 +251,8 @@ class TestPairLists:
         ("content", "message"),
         [
             ("", "has 0 lines of .* expected two templates and 1 or 0"),
-            ("5 7\n9 7\n", "has 2 lines of 2 numbers"),
-            ("5 7 1 0\n", "has 1 lines of 4 numbers"),
+            ("5 7\n9 7\n", "begins with '5 7'; expected two templates and 1 or 0"),
+            ("5 7 1 0\n", "begins with '5 7 1 0'; expected two templates"),
             ("5 7 1\n5 9\n", "cannot be read .*columns changed"),
             ("5 7 1\n5 x 0\n", "cannot be read .*'x'"),
             ("5 7 1\n5 9 0.5\n", "cannot be read"),
@@ -442,7 +442,7 @@ class TestVerify:
             (("a.zarr", "--templates", "tid_mid.txt"), "pairs: none given for the templates of"),
             (("a.zarr", "--normalize-images"), "templates: none given, but how images are pooled"),
             (("a.zarr", "--detector-scores", "scores.txt"), "templates: none given, but how"),
-            (("a.zarr", *LISTS[:3], "scores.txt"), "scores.txt: cannot be read"),
+            (("a.zarr", *LISTS[:3], "scores.txt"), "scores.txt: begins with '1.jpg 0 1"),
             (("a.zarr", *LISTS, "--detector-scores", "pairs.txt"), "pairs.txt: line 1 cannot"),
         ],
     )

@@ -7,6 +7,7 @@ fails has written is removed.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from crossgram.output import uninterrupted, whole_directory
 
 __all__ = ["whole_store"]
 
+_LAST_SECONDS = 10
 _ROOT = "zarr.json"
 _PART = re.compile(r"zarr\.json|(embeddings|ids|labels|masked)/(zarr\.json|c(/\d+)+)")
 """The objects of an embedding store."""
@@ -45,7 +47,11 @@ def whole_store(location: Location, *, overwrite: bool = False) -> Iterator[Path
     """
     if not isinstance(location, ObjectPath):
         with whole_directory(location, overwrite=overwrite) as temporary:
-            yield temporary
+            try:
+                yield temporary
+            except BaseException:
+                uninterrupted(lambda: sync(_others_done()))
+                raise
         return
     store = _Unfinished(location, client_of(location), read_only=False)
     _check_replaceable(store, overwrite)
@@ -61,6 +67,16 @@ def whole_store(location: Location, *, overwrite: bool = False) -> Iterator[Path
                 f"could not be removed ({left}); remove it"
             ) from error
         raise
+
+
+async def _others_done() -> None:
+    """Wait for chunks that are still being written beside one that failed.
+
+    Zarr does not, and they would make the folder again that is about to be removed.
+    """
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=_LAST_SECONDS)
 
 
 class _Unfinished(Objects):

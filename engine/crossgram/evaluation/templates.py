@@ -314,4 +314,4 @@ def _check_first_line(path: Path) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); {_EXPECTED}") from error
     if len(line.split()) not in (0, 3):
-        raise InputError(f"{path}: begins with {line[:80]!r}; {_EXPECTED}")
+        raise InputError(f"{path}: begins with {line.strip()[:80]!r}; {_EXPECTED}")
