@@ -76,7 +76,7 @@ def _parts(place: _Place, core: _Core, rows: float, dim: int) -> dict[str, float
     return {
         "compute": core.seconds(busiest, dim),
         "read": rows * 8 * dim / place.read,
-        "tasks": segments * _TASK_SECONDS if place.units > 8 else 0.0,
+        "tasks": _tasks(rows) if place.units > 8 else 0.0,
     }
 
 
@@ -87,7 +87,12 @@ def _gpu_parts(place: _Gpus, core: _Core, rows: float, dim: int) -> dict[str, fl
         "copies": size / (place.copy * place.count),
         "decoding": (core.byte * size + core.row * rows) / place.cores,
         "read": size / place.read,
+        "tasks": _tasks(rows) if place.count > 1 else 0.0,
     }
+
+
+def _tasks(rows: float) -> float:
+    return min(_MOST_SEGMENTS, math.ceil(rows / _SEGMENT)) * _TASK_SECONDS
 
 
 @click.command()
