@@ -137,10 +137,14 @@ def check_sees(client: Any, places: Sequence[str | Path]) -> None:
     InputError
         Naming the worker and the place.
     """
-    for place in places:
-        for worker, why_not in client.run(_why_unseen, str(place)).items():
+    for worker, reasons in client.run(_why_each_is_unseen, list(map(str, places))).items():
+        for place, why_not in zip(places, reasons, strict=True):
             if why_not is not None:
                 raise InputError(f"{place}: the worker {worker} {why_not}")
+
+
+def _why_each_is_unseen(places: Sequence[str]) -> list[str | None]:
+    return list(map(_why_unseen, places))
 
 
 def _why_unseen(place: str) -> str | None:
@@ -178,7 +182,8 @@ def check_workers(client: Any, sources: Sequence[Source], memory: int) -> None:
         If the tasks that a worker does at once do not fit its memory.
     """
     _check_versions(client)
-    check_sees(client, [source.address for source in sources if source.address is not None])
+    addresses = [source.address for source in sources if source.address is not None]
+    check_sees(client, addresses)
     for worker, facts in client.scheduler_info(n_workers=-1)["workers"].items():
         limit, needed = facts["memory_limit"], memory * facts["nthreads"]
         if limit and needed > limit:
@@ -188,24 +193,23 @@ def check_workers(client: Any, sources: Sequence[Source], memory: int) -> None:
                 f"tasks at once hold {needed / 1e6:,.0f} MB; "
                 f"{advice or 'give it more, or fewer threads'}"
             )
-    for source in sources:
-        if source.address is not None:
-            _check_same(client, source.address)
+    _check_same(client, addresses)
 
 
-def _check_same(client: Any, address: str) -> None:
+def _check_same(client: Any, addresses: Sequence[str]) -> None:
     """Refuse workers that find something else at an address, as another disk or service has it."""
-    own = _digest(address)
-    for worker, theirs in client.run(_digest, address).items():
-        if theirs != own:
-            raise InputError(
-                f"{address}: the worker {worker} finds other rows there than this machine; give "
-                "both the same disk, or the same service of objects"
-            )
+    own = _digests(addresses)
+    for worker, theirs in client.run(_digests, addresses).items():
+        for address, here, there in zip(addresses, own, theirs, strict=True):
+            if here != there:
+                raise InputError(
+                    f"{address}: the worker {worker} finds other rows there than this machine; "
+                    "give both the same disk, or the same service of objects"
+                )
 
 
-def _digest(address: str) -> str:
-    return fingerprint(open_source(address), None).digest
+def _digests(addresses: Sequence[str]) -> list[str]:
+    return [fingerprint(open_source(address), None).digest for address in addresses]
 
 
 def _check_versions(client: Any) -> None:

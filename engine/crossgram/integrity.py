@@ -155,7 +155,7 @@ def check_store(path: str | Location, progress: ProgressCallback = ignore) -> St
         source, array, columns = _opened(path)
     except CorruptDataError as error:
         return StoreCheck(str(path), 0, 0, faults=(Fault("store", None, None, str(error)),))
-    masks = _Masks(columns.get("masked"), found)
+    masks = _Masks(columns.get("masked"))
     _check_rows(source, array, masks, found, progress)
     spans = {
         name: list(_check_column(name, column, found, progress))
@@ -208,8 +208,8 @@ def _opened(path: str | Location) -> tuple[Source | EmbeddingStore, Any, dict[st
 class _Masks:
     """Which rows are masked, as far as that can be read."""
 
-    def __init__(self, column: Column | None, found: _Found) -> None:
-        self._column, self._found = column, found
+    def __init__(self, column: Column | None) -> None:
+        self._column = column
 
     def of(self, start: int, stop: int) -> NDArray[np.bool_] | None:
         """Return the mask of rows, None where there is none or it is lost, which is told later."""
@@ -241,10 +241,10 @@ def _check_rows(
     for start, stop in _steps(0, source.rows, step):
         try:
             read(start, stop)
-        except CorruptDataError as error:
+        except CorruptDataError:
             # the sound ones beside what is lost
             for first, last in _steps(start, stop, unit):
-                _read_or_note("embeddings", array, (first, last), read, error, found)
+                _read_or_note("embeddings", array, (first, last), read, found)
         progress(Progress("verify", stop, source.rows, found.bytes))
         if found.is_full:
             return
@@ -255,20 +255,19 @@ def _read_or_note(
     array: Any,
     span: Span,
     read: Callable[[int, int], None],
-    why: CorruptDataError,
     found: _Found,
 ) -> None:
     """Read the rows of a chunk, or note which of its parts are lost."""
     try:
         read(*span)
     except CorruptDataError as error:
-        faults = [] if array is None else list(bad_chunks(array, *span, _label(name, error)))
+        faults = [] if array is None else list(bad_chunks(array, *span, _label(error)))
         found.faults += [Fault(name, start, stop, str(own)) for start, stop, own in faults]
         if not faults:
             found.faults.append(Fault(name, *span, str(error)))
 
 
-def _label(name: str, error: CorruptDataError) -> str:
+def _label(error: CorruptDataError) -> str:
     return str(error).partition(": ")[0]
 
 
@@ -303,9 +302,9 @@ def _check_column(
         try:
             column.read(start, stop)
             yield start, stop
-        except CorruptDataError as error:
+        except CorruptDataError:
             for first, last in _steps(start, stop, unit):
-                _read_or_note(name, column.array, (first, last), _only_read(column), error, found)
+                _read_or_note(name, column.array, (first, last), _only_read(column), found)
                 if len(found.faults) == before:
                     yield first, last
                 before = len(found.faults)

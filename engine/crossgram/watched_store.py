@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -59,7 +60,8 @@ class WatchedStore(WrapperStore[Store]):
         key_ranges: Iterable[tuple[str, ByteRequest | None]],
     ) -> list[Buffer | None]:
         """Return parts of several shards."""
-        return [await self.get(key, prototype, part) for key, part in key_ranges]
+        asked = [self.get(key, prototype, part) for key, part in key_ranges]
+        return list(await asyncio.gather(*asked))
 
     def _check(self, form: StoredForm, key: str, found: Buffer, part: ByteRequest | None) -> None:
         content = Held(memoryview(found.to_bytes() if part else _bytes_of(found)))
