@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,14 +35,17 @@ from crossgram_cli.main import main as command_line
 
 SEGMENT = 16_384
 _P, _Q = 96, 16
-CASES = {
-    "accumulate": ["accumulate"],
-    "fit, 3 folds": ["fit", "--folds", "3"],
-    "fit, 3 passes": ["fit", "--digits", "14"],
-    "accumulate, 2 workers": ["accumulate", "--workers", "2"],
+SEGMENT_BYTES = SEGMENT * (_P + _Q) * 4
+Way = tuple[str, int]
+"""The option that a run gets, and how many segments it works on at once by that."""
+
+_THREADS = tuple(("--threads", n) for n in (1, 2, 3))
+CASES: dict[str, tuple[list[str], tuple[Way, ...]]] = {
+    "accumulate": (["accumulate"], _THREADS),
+    "fit, 3 folds": (["fit", "--folds", "3"], _THREADS),
+    "fit, 3 passes": (["fit", "--digits", "14"], _THREADS),
+    "accumulate, 2 workers": (["accumulate"], (("--workers", 2),)),
 }
-_THREADS = (1, 2, 3)
-_WORKERS = 2
 
 
 @dataclass
@@ -57,7 +61,9 @@ class Tally:
     mismatches : int
         Results that were not those of a run that was never stopped, to the last bit.
     refusals : list of str
-        What runs said that failed by themselves.
+        What runs said that failed by themselves, and not as they should.
+    refused : int
+        Runs that stopped as they should at what was wrong with their inputs.
     cut, flipped : int
         Files that were damaged between two runs.
     begun : int
@@ -75,6 +81,7 @@ class Tally:
     results: int = 0
     mismatches: int = 0
     refusals: list[str] = field(default_factory=list)
+    refused: int = 0
     cut: int = 0
     flipped: int = 0
     begun: int = 0
@@ -151,7 +158,7 @@ def _say(path: Path, line: str) -> None:
     os.close(file)
 
 
-def started(arguments: Sequence[str], folder: Path) -> int:
+def started(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> int:
     """Start the command in a process of its own, which says in `log` what it does."""
     process = os.fork()
     if process:
@@ -159,6 +166,7 @@ def started(arguments: Sequence[str], folder: Path) -> int:
     try:
         os.setsid()
         os.chdir(folder)
+        os.environ.update(environment)
         for number, name in ((1, "output"), (2, "errors")):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         Log(folder / "log").install()
@@ -186,62 +194,100 @@ def ended(process: int, kill_after: float | None, folder: Path) -> int:
 
 
 class Case:
-    """One command, run again and again."""
+    """One command, run again and again.
+
+    Parameters
+    ----------
+    command : tuple of (list of str, sequence of Way)
+        Its arguments, and the options of which each run gets one.
+    stores : sequence of path or URL
+        What it reads.
+    segments : int
+        That the rows make.
+    folder : Path
+        An empty one.
+    chance : Random
+        What decides.
+    environment : mapping, optional
+        What its processes have besides this one's.
+    """
 
     def __init__(
         self,
-        arguments: Sequence[str],
-        stores: Sequence[Path],
+        command: tuple[Sequence[str], Sequence[Way]],
+        stores: Sequence[Path | str],
         segments: int,
         folder: Path,
         chance: random.Random,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        command, *options = arguments
-        self._arguments = [command, *map(str, stores), *options, "-o", "found"]
-        self._read = _map_bits if command == "fit" else _moment_bits
+        (name, *options), self._ways = command
+        self._arguments = [name, *map(str, stores), *options, "-o", "found"]
+        self._read = _map_bits if name == "fit" else _moment_bits
         self._segments = segments
         self._folder = folder
         self._chance = chance
-        self._lanes = _WORKERS if "--workers" in arguments else 0
+        self._environment = environment or {}
         self._newest: Path | None = None
         self._had: dict[int, set[int]] = {}
         self._damages: dict[int, int] = {}
         self._workers: dict[int, int] = {}
+        self._seconds = 0.0
         self.tally = Tally()
 
     def run(self, kills: int, until: float) -> Tally:
         """Kill until there were so many kills, or until a time."""
-        began = time.monotonic()
-        self._run(None, checkpoint=False)
-        seconds = time.monotonic() - began
-        self._expected = self._read(self._folder / "found")
-        (self._folder / "found").unlink()
+        self.prepare()
         while self.tally.kills < kills and time.monotonic() < until:
-            # early, in the middle, late; sometimes while the end is being written
-            self._run(self._chance.uniform(0, seconds * self._chance.choice([0.1, 0.3, 1.0])))
-        self._run(None)
+            self.kill_one()
+        self.run_one()
         return self.tally
 
-    def _run(self, kill_after: float | None, *, checkpoint: bool = True) -> None:
-        arguments = list(self._arguments)
-        if not self._lanes:
-            arguments += ["--threads", str(threads := self._chance.choice(_THREADS))]
-        lanes = self._lanes or threads
-        if checkpoint:
-            arguments += ["--checkpoint", "kept"]
-            self.tally.runs += 1
-        (self._folder / "log").unlink(missing_ok=True)
-        status = ended(started(arguments, self._folder), kill_after, self._folder)
-        if not checkpoint:
-            if status:
-                raise click.ClickException((self._folder / "errors").read_text())
-            return
+    def prepare(self) -> None:
+        """Run once without a checkpoint, for the result that all others must give."""
+        began = time.monotonic()
+        if self._started_and_ended([*self._arguments, *map(str, self._ways[0])], None):
+            raise click.ClickException(self._errors())
+        self._seconds = time.monotonic() - began
+        self._expected = self._read(self._folder / "found")
+        (self._folder / "found").unlink()
+
+    def kill_one(self, refusal: str | None = None) -> bool:
+        """Run until it is killed, or ends before; `refusal` as in `run_one`."""
+        # early, in the middle, late; sometimes while the end is being written
+        share = self._chance.choice([0.1, 0.3, 1.0])
+        return self.run_one(self._chance.uniform(0, self._seconds * share), refusal)
+
+    def run_one(self, kill_after: float | None = None, refusal: str | None = None) -> bool:
+        """Run, hold the result against the right one, and damage what it kept, now and then.
+
+        Parameters
+        ----------
+        kill_after : float, optional
+            Seconds from when it is at work.
+        refusal : str, optional
+            A pattern of what it may say if it stops by itself; by default it may not.
+
+        Returns
+        -------
+        bool
+            Whether it stopped by itself, as it may.
+        """
+        way, lanes = self._chance.choice(self._ways)
+        arguments = [*self._arguments, way, str(lanes), "--checkpoint", "kept"]
+        self.tally.runs += 1
+        status = self._started_and_ended(arguments, kill_after)
         self._count(lanes)
+        has_refused = False
         if status == -signal.SIGKILL:
             self.tally.kills += 1
         elif status:
-            self.tally.refusals.append((self._folder / "errors").read_text().strip())
-            shutil.rmtree(self._folder / "kept")
+            has_refused = refusal is not None and _is_refusal(self._errors(), refusal)
+            if has_refused:
+                self.tally.refused += 1
+            else:
+                self.tally.refusals.append(self._errors())
+                shutil.rmtree(self._folder / "kept", ignore_errors=True)
         if (self._folder / "found").exists():
             self.tally.results += 1
             found = self._read(self._folder / "found")
@@ -252,6 +298,15 @@ class Case:
             self._had, self._damages, self._newest = {}, {}, None
         elif self._chance.random() < 0.4:
             self._damage()
+        return has_refused
+
+    def _started_and_ended(self, arguments: Sequence[str], kill_after: float | None) -> int:
+        (self._folder / "log").unlink(missing_ok=True)
+        process = started(arguments, self._folder, self._environment)
+        return ended(process, kill_after, self._folder)
+
+    def _errors(self) -> str:
+        return (self._folder / "errors").read_text().strip()
 
     def _count(self, lanes: int) -> None:
         """Hold what this run found against what was begun and done before it."""
@@ -288,6 +343,10 @@ class Case:
             content[self._chance.randrange(size)] ^= 1 << self._chance.randrange(8)
             newest.write_bytes(content)
             self.tally.flipped += 1
+
+
+def _is_refusal(said: str, pattern: str) -> bool:
+    return re.search(pattern, said) is not None and "Traceback" not in said
 
 
 def _moment_bits(path: Path) -> Any:
