@@ -16,10 +16,12 @@ from results import table, write
 import crossgram as cg
 from crossgram import plan
 from crossgram.cluster import cluster_client
+from crossgram.kernels import RUN_TILES, tile_rows_of
 
 _REPEATS = 5
 _DIM = 512
 _SMALL, _SMALL_ROWS = 8, 1024
+_SEGMENT_ROWS = RUN_TILES * tile_rows_of("cpu")
 
 
 @click.command()
@@ -38,7 +40,7 @@ def main(rows: int, segments: int) -> None:
                     client.run(_stay_on, core, workers=[address])
                 name = f"{workers} worker{'s' if workers > 1 else ''}"
                 seconds[name] = _seconds(spaces, client=client)
-        one = seconds["1 worker"] * plan.RUN_ROWS / rows
+        one = seconds["1 worker"] * _SEGMENT_ROWS / rows
         overhead = _overhead(Path(folder), segments, one)
     efficiency = seconds["1 worker"] / (2 * seconds["2 workers"])
     write(
@@ -78,7 +80,7 @@ def _overhead(folder: Path, segments: int, segment_seconds: float) -> str:
     cg.synth(pair, rows=rows, source_dim=_SMALL, target_dim=_SMALL, chunk_rows=_SMALL_ROWS)
     spaces = [pair / "a.zarr", pair / "b.zarr"]
     with (
-        patch.object(plan, "RUN_ROWS", _SMALL_ROWS),
+        patch.object(plan, "RUN_TILES", 1),
         patch.object(plan, "_MOST_SEGMENTS", segments),
         cluster_client(2, None) as client,
     ):
@@ -90,7 +92,7 @@ def _overhead(folder: Path, segments: int, segment_seconds: float) -> str:
     return (
         f"{segments:,} segments of {_SMALL_ROWS:,} rows of {_SMALL} and {_SMALL} columns on 2 "
         f"workers: {seconds:.1f} s. The process that has the scheduler and the client took "
-        f"{1000 * each:.2f} ms of a processor a segment; a segment of {plan.RUN_ROWS:,} rows of "
+        f"{1000 * each:.2f} ms of a processor a segment; a segment of {_SEGMENT_ROWS:,} rows of "
         f"{_DIM} and {_DIM} columns takes a worker {1000 * segment_seconds:.0f} ms, so that of a "
         f"run of as many of those on 2 workers it is {2 * each / segment_seconds:.1%}."
     )

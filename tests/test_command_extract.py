@@ -349,7 +349,10 @@ class TestAccumulateFromImages:
             (("--from-images", "images"), "--from-images and --model go together"),
             (("x.zarr", "--model", "nets:a"), "--from-images and --model go together"),
             (("x.zarr", "--flip", "sum"), "--flip: for --from-images, not for STORES"),
-            (("x.zarr", "--decoders", 0, "--device", "cpu"), "--device, --decoders: for --from"),
+            (
+                ("x.zarr", "--decoders", 0, "--model-device", "cpu"),
+                "--model-device, --decoders: for --from",
+            ),
             (
                 ("--from-images", "images", "--model", "nets:a", "--balance"),
                 "balance: given for images",

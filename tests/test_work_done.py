@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 import crossgram as cg
-from crossgram.accumulator import TILE_ROWS
 from crossgram.kernels import numpy as kernels
+from crossgram.kernels import tile_rows_of
 
 ROWS, P, Q = 50_000, 256, 128
+TILE_ROWS = tile_rows_of("cpu")
 TILES = sum(math.ceil(min(16_384, ROWS - start) / TILE_ROWS) for start in range(0, ROWS, 16_384))
 
 

@@ -24,7 +24,7 @@ __all__ = [
 _MODELS = ("models", "model_weights", "layers", "recipes", "flip")
 _RUNNING = (
     "on_bad_image",
-    "device",
+    "network_device",
     "network_precision",
     "compiled",
     "batch_size",
@@ -80,7 +80,7 @@ def model_options(required: bool) -> Callable[[_Command], _Command]:
     return lambda command: with_options(command, options)
 
 
-def running_options(precision_flag: str) -> Callable[[_Command], _Command]:
+def running_options(device_flag: str, precision_flag: str) -> Callable[[_Command], _Command]:
     """Add what says how networks are run, and what is done with images that cannot be used."""
     options = [
         click.option(
@@ -92,10 +92,12 @@ def running_options(precision_flag: str) -> Callable[[_Command], _Command]:
             "output, or stop.",
         ),
         click.option(
-            "--device",
+            device_flag,
+            "network_device",
             default="auto",
             show_default=True,
-            help="cpu, cuda, or cuda:1 for the second GPU; auto takes a GPU where there is one.",
+            help="Where networks run: cpu, cuda, or cuda:1 for the second GPU; auto takes a GPU if "
+            "there is one.",
         ),
         click.option(
             precision_flag,
@@ -125,7 +127,10 @@ def running_options(precision_flag: str) -> Callable[[_Command], _Command]:
 def pop_running(options: dict[str, Any]) -> dict[str, Any]:
     """Take what `running_options` gave out of a command's options: of `extraction.Options`."""
     taken = {name: options.pop(name) for name in _RUNNING}
-    return taken | {"precision": taken.pop("network_precision")}
+    return taken | {
+        "device": taken.pop("network_device"),
+        "precision": taken.pop("network_precision"),
+    }
 
 
 def given_network_options() -> list[str]:

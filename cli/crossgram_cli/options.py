@@ -139,6 +139,16 @@ _READING = {
 }
 
 
+_DEVICE = click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="cpu|cuda|cuda:K|auto",
+    help="Where products are computed; auto takes a GPU where there is one. A GPU adds up longer "
+    "tiles: its results differ from the processor's in their last digits.",
+)
+
+
 def pass_options(command: _Command) -> _Command:
     """Add what says how rows are paired, read and accumulated: `crossgram.accumulation.Options`."""
     return with_options(
@@ -192,6 +202,7 @@ def unweighted_row_options(command: _Command) -> _Command:
             ),
             _READING["memory"],
             _READING["threads"],
+            _DEVICE,
         ],
     )
 

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crossgram.accumulator import TILE_ROWS
 from crossgram.checkpoint import Checkpoint, opened_checkpoint
 from crossgram.cluster_sums import Apart, KeptTree, sums_on_cluster
+from crossgram.devices import check_device, check_device_name, free_bytes
 from crossgram.errors import InputError
 from crossgram.fingerprint import RECORDING_BYTES, fingerprint, id_sum, known_rows
 from crossgram.folds import FOLD_BY, FoldedMoments, with_history
 from crossgram.grouping import Assign, assigner, assigner_to, balanced_weights
 from crossgram.history import Operation
+from crossgram.kernels import tile_rows_of
 from crossgram.merge_tree import MergeTree, merge_folds
 from crossgram.moments import Moments
 from crossgram.pairing import (
@@ -87,6 +88,9 @@ class Options:
         Bytes that the run may hold above the interpreter with imports.
     threads : int, optional
         Threads; by default the processors that this process may use.
+    device : str
+        Where products are computed: "cpu"; "cuda", or "cuda:1" for the second GPU; or "auto", a GPU
+        where there is one. A GPU adds up longer tiles, so that results differ in their last bits.
     norms : bool
         Keep the sums that unbiased CKA needs too; not with `maps` or `weights`.
     checkpoint : path, optional
@@ -110,6 +114,7 @@ class Options:
     join: str | None = None
     memory: int | None = None
     threads: int | None = None
+    device: str = "cpu"
     norms: bool = False
     checkpoint: str | Path | None = None
     client: Any = None
@@ -132,6 +137,7 @@ class Options:
                 raise InputError(f"{name}: {number!r} given, expected a whole number")
             if name != "folds" and number is not None and number < 1:
                 raise InputError(f"{name}: {number} given, expected at least 1")
+        check_device_name(self.device)
         if self.group_by != "rows" and not self.folds:
             raise InputError(f"group_by: {self.group_by!r} given without folds; say how many")
         if self.balance and self.weights is not None:
@@ -222,6 +228,8 @@ class Pass:
             "normalize": [space.name for space in self.plan.spaces if space.normalized],
             "on_nonfinite": self._options.on_nonfinite,
         }
+        if self.plan.device != "cpu":
+            facts["device"] = self.plan.device.partition(":")[0]
         if self._options.join is not None:
             facts["join"] = self._options.join
         if self._assign is not None:
@@ -249,6 +257,8 @@ class Pass:
             self.plan.pairs,
             folds=self.plan.folds,
             precision=self.plan.precision,
+            device=self.plan.device,
+            device_memory=_free_bytes(self.plan.device, self._options),
             memory=self._options.memory,
             threads=self._options.threads,
             norms=self._options.norms,
@@ -304,7 +314,8 @@ class Pass:
         """Read everything again; return the sums of a map's residuals, to about 100 bits."""
         # computing takes so long that reading need not be far ahead, and memory besides
         chunks = [s.chunk_rows for s in self.sources if s.chunk_rows <= self.plan.block_rows]
-        plan = replace(self.plan, block_rows=max([TILE_ROWS, *chunks]), ring_blocks=2)
+        block_rows = max([tile_rows_of("cpu"), *chunks])
+        plan = replace(self.plan, block_rows=block_rows, ring_blocks=2, device="cpu")
         work = ResidualWork(plan, self._labels, self._skips, coefficients, bias)
         return self._reduce(work, 1, "residuals", progress)[0]
 
@@ -504,12 +515,15 @@ def _plan(
     scoring: int = 0,
 ) -> Plan:
     wanted = options.maps
+    device = _device(options)
     return make_plan(
         sources,
         spaces,
         all_pairs(len(spaces)) if wanted is None else map_pairs(spaces, wanted),
         folds=options.folds or 1,
         precision=options.precision,
+        device=device,
+        device_memory=_free_bytes(device, options),
         memory=options.memory,
         threads=options.threads if options.client is None else 1,
         joining=0 if options.join is None else joining_bytes(sources),
@@ -518,6 +532,17 @@ def _plan(
         scoring=scoring,
         recording=0 if options.checkpoint is None else RECORDING_BYTES,
     )
+
+
+def _device(options: Options) -> str:
+    if options.client is None:
+        return check_device(options.device)
+    # which GPUs there are, each worker finds out; with dask-cuda, its own is its first
+    return "cpu" if options.device in ("cpu", "auto") else f"cuda:{options.device[5:] or 0}"
+
+
+def _free_bytes(device: str, options: Options) -> int | None:
+    return None if device == "cpu" or options.client is not None else free_bytes(device)
 
 
 def _chosen(normalize: bool | Collection[str]) -> Collection[str]:

@@ -11,20 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from crossgram.double_double import two_sum
 from crossgram.errors import InputError, WidthMismatchError
-from crossgram.kernels import numpy as kernels
+from crossgram.kernels import RUN_TILES, Kernels, kernels_of, tile_rows_of
 from crossgram.moments import Moments
 from crossgram.norm_moments import NormMoments
 from crossgram.preconditioner import Preconditioner
 from crossgram.row_checks import finite_rows, unmasked_tiles
 from crossgram.spaces import Pair, Space
 
-__all__ = ["RUN_ROWS", "TILE_ROWS", "Accumulator", "Workspace", "row_weights"]
-
-TILE_ROWS = 1024
-"""Rows of one product: enough for BLAS to run at full rate, few enough to stay in the cache."""
-
-RUN_ROWS = 16_384
-"""Rows about one shift at most, which bounds what cancels when it is corrected for."""
+__all__ = ["Accumulator", "Workspace", "row_weights"]
 
 _STRIP = 256
 _SMALLEST_NORMS = float(np.sqrt(np.finfo(np.float64).tiny) / np.finfo(np.float64).eps)
@@ -34,27 +28,51 @@ _OUTWEIGHS = 16
 
 @dataclass(frozen=True)
 class Workspace:
-    """Memory of one tile, which accumulators that take turns share.
+    """What a lane computes with, and memory of its tiles, which accumulators that take turns share.
 
     Attributes
     ----------
-    tiles : list of ndarray, shape (TILE_ROWS, dim)
-        Centred rows of each space, in the dtype of the products.
-    scratch : dict of Pair to ndarray, shape (dim_i, dim_j), or None
+    kernels : Kernels
+        Of the lane.
+    tile_rows : int
+        Rows of a tile.
+    tiles : list of lists of arrays there, shape (tile_rows, dim)
+        For each turn, centred rows of each space, in the dtype of the products.
+    scratch : dict of Pair to an array there, shape (dim_i, dim_j), or None
         Products of one tile where they are float32; None where they are added in place.
     """
 
-    tiles: list[NDArray[Any]]
-    scratch: dict[Pair, NDArray[Any] | None]
+    kernels: Kernels
+    tile_rows: int
+    tiles: list[list[Any]]
+    scratch: dict[Pair, Any | None]
 
     @classmethod
-    def allocate(cls, spaces: Sequence[Space], pairs: Iterable[Pair], precision: str) -> Workspace:
-        """Allocate what accumulators of these blocks and this precision need."""
+    def allocate(
+        cls,
+        spaces: Sequence[Space],
+        pairs: Iterable[Pair],
+        precision: str,
+        device: str = "cpu",
+    ) -> Workspace:
+        """Allocate what accumulators of these blocks and this precision need.
+
+        Raises
+        ------
+        MemoryLimitError
+            If the device has no memory left for it.
+        """
         dims = [space.dim for space in spaces]
         exact = precision == "exact"
         dtype = np.float64 if exact else np.float32
+        kernels, rows = kernels_of(device), tile_rows_of(device)
         return cls(
-            [kernels.allocate((TILE_ROWS, dim), dtype) for dim in dims],
+            kernels,
+            rows,
+            [
+                [kernels.allocate((rows, dim), dtype) for dim in dims]
+                for _ in range(kernels.tile_sets)
+            ],
             {
                 (i, j): None if exact else kernels.allocate((dims[i], dims[j]), dtype)
                 for i, j in pairs
@@ -69,8 +87,8 @@ class Accumulator:
     W = Σ w, the scatter about the true mean is G - s sᵀ / W: the shifted-data algorithm of Chan,
     Golub and LeVeque (The American Statistician, 1983, section 3). Because the shift is a mean of
     some of the same rows, the diagonal of G is at most (rows / tile rows) times that of the
-    scatter, which bounds what can cancel: a run ends after `RUN_ROWS` and is merged with those
-    before it. Where weights are uneven, a tile that outweighs all before it begins a run too.
+    scatter, which bounds what can cancel: a run ends after `RUN_TILES` tiles and is merged with
+    those before it. Where weights are uneven, a tile that outweighs all before it begins a run too.
 
     Parameters
     ----------
@@ -111,15 +129,19 @@ class Accumulator:
         self._labels = tuple(labels or (space.name for space in spaces))
         dims = [space.dim for space in self._spaces]
         self._dtype = np.float64 if precision == "exact" else np.float32
-        self._shifts = [kernels.allocate((dim,), np.float64) for dim in dims]
-        self._sums = [kernels.allocate((dim,), np.float64) for dim in dims]
+        wanted = sorted(pairs)
+        self._work = workspace or Workspace.allocate(self._spaces, wanted, precision)
+        self._run_rows = RUN_TILES * self._work.tile_rows
+        kernels = self._work.kernels
+        self._shifts = [np.zeros(dim) for dim in dims]
+        self._sums = [np.zeros(dim) for dim in dims]
         self._squares = [kernels.allocate((dim,), np.float64) for dim in dims]
-        self._blocks = {
-            (i, j): kernels.allocate((dims[i], dims[j]), np.float64) for i, j in sorted(pairs)
-        }
-        self._work = workspace or Workspace.allocate(self._spaces, self._blocks, precision)
+        self._blocks = {(i, j): kernels.allocate((dims[i], dims[j]), np.float64) for i, j in wanted}
         self._norms = NormMoments.zeros(dims) if norms else None
         self._preconditioner = preconditioner
+        if preconditioner is not None:
+            with kernels.staging():
+                self._triangle = kernels.upload(preconditioner.triangle)
         self._rows = self._skipped = 0
         self._weight = 0.0
         self._earlier: Moments | None = None
@@ -162,7 +184,7 @@ class Accumulator:
         numbers = row_numbers or [np.arange(rows)] * len(self._spaces)
         if masked is not None:
             self._skipped += int(np.count_nonzero(masked))
-        for tile in unmasked_tiles(rows, masked, TILE_ROWS):
+        for tile in unmasked_tiles(rows, masked, self._work.tile_rows):
             self._add_tile(
                 [block[tile] for block in blocks],
                 None if checked is None else checked[tile],
@@ -180,12 +202,23 @@ class Accumulator:
 
     def _take(self) -> Moments:
         weight = self._weight
+        kernels = self._work.kernels
+        with kernels.products():
+            raw_squares = kernels.to_host(self._squares)
+            raw = dict(zip(self._blocks, kernels.to_host(list(self._blocks.values())), strict=True))
         means, tails = ([np.zeros(space.dim) for space in self._spaces] for _ in range(2))
         squares = [np.zeros(space.dim) for space in self._spaces]
-        blocks = {pair: np.zeros_like(block) for pair, block in self._blocks.items()}
+        blocks = {pair: np.zeros_like(block) for pair, block in raw.items()}
         if weight > 0:
             with np.errstate(over="ignore", invalid="ignore"):
-                self._correct(weight, means, tails, squares, blocks)
+                for k, sums in enumerate(self._sums):
+                    means[k][:], tails[k][:] = two_sum(self._shifts[k], sums / weight)
+                    squares[k][:] = np.maximum(raw_squares[k] - sums * (sums / weight), 0.0)
+                for (i, j), block in raw.items():
+                    _corrected(block, self._sums[i], self._sums[j] / weight, blocks[i, j])
+                    if i == j:
+                        _mirror(blocks[i, j])
+                        squares[i][:] = blocks[i, i].diagonal()
         result = Moments.of_arrays(
             self._spaces,
             self._rows,
@@ -198,32 +231,15 @@ class Accumulator:
             self._precision,
             self._centred_norms(squares, blocks),
         )
-        self._refuse_underflow()
+        self._refuse_underflow(
+            [raw[k, k].diagonal() if (k, k) in raw else own for k, own in enumerate(raw_squares)]
+        )
         self._reset()
         result.check_finite("accumulate")
         return result
 
-    def _correct(
-        self,
-        weight: float,
-        means: list[NDArray[np.float64]],
-        tails: list[NDArray[np.float64]],
-        squares: list[NDArray[np.float64]],
-        blocks: dict[Pair, NDArray[np.float64]],
-    ) -> None:
-        for k, sums in enumerate(self._sums):
-            means[k][:], tails[k][:] = two_sum(self._shifts[k], sums / weight)
-            squares[k][:] = np.maximum(self._squares[k] - sums * (sums / weight), 0.0)
-        for (i, j), block in self._blocks.items():
-            _corrected(block, self._sums[i], self._sums[j] / weight, blocks[i, j])
-            if i == j:
-                _mirror(blocks[i, j])
-                squares[i][:] = blocks[i, i].diagonal()
-
-    def _refuse_underflow(self) -> None:
-        for k, label in enumerate(self._labels):
-            gram = self._blocks.get((k, k))
-            squares = self._squares[k] if gram is None else gram.diagonal()
+    def _refuse_underflow(self, raw_squares: Sequence[NDArray[np.float64]]) -> None:
+        for k, (label, squares) in enumerate(zip(self._labels, raw_squares, strict=True)):
             lost = (squares < _SMALLEST_SQUARES) & (self._sums[k] != 0)
             if lost.any():
                 raise InputError(
@@ -248,8 +264,12 @@ class Accumulator:
     def _reset(self) -> None:
         self._rows = self._skipped = 0
         self._weight = 0.0
-        for array in (*self._sums, *self._squares, *self._blocks.values()):
-            array.fill(0.0)
+        for sums in self._sums:
+            sums.fill(0.0)
+        kernels = self._work.kernels
+        with kernels.products():
+            for array in (*self._squares, *self._blocks.values()):
+                kernels.clear(array)
         if self._norms is not None:
             for array in (self._norms.fourth, *self._norms.third):
                 array.fill(0.0)
@@ -263,13 +283,19 @@ class Accumulator:
         rows = len(blocks[0])
         with np.errstate(over="ignore"):  # refused when the moments are taken
             weight = rows if weights is None else float(weights.sum())
-        if self._rows >= RUN_ROWS or 0 < _OUTWEIGHS * self._weight < weight:
+        if self._rows >= self._run_rows or 0 < _OUTWEIGHS * self._weight < weight:
             self._close_run()
         roots = (
             np.ones(rows, self._dtype) if weights is None else np.sqrt(weights).astype(self._dtype)
         )
-        tiles, sums = self._stage(blocks, roots, weights)
-        if not all(np.isfinite(column_sums).all() for column_sums in sums):
+        kernels = self._work.kernels
+        with kernels.staging(), np.errstate(invalid="ignore", over="ignore"):
+            tiles = self._stage(blocks, roots, weights)
+            sums = kernels.to_host([kernels.weighted_sum(roots, tile) for tile in tiles])
+            are_finite = all(np.isfinite(column_sums).all() for column_sums in sums)
+            if are_finite and self._norms is not None:
+                kernels.add_norms(tiles, self._norms.fourth, self._norms.third)
+        if not are_finite:
             keep = finite_rows(
                 blocks, self._spaces, self._labels, numbers, skip=self._skip_nonfinite
             )
@@ -281,17 +307,16 @@ class Accumulator:
                     [own[keep] for own in numbers],
                 )
             return
-        for k, tile in enumerate(tiles):
-            self._sums[k] += sums[k]
-            if (k, k) not in self._blocks:
-                kernels.add_squares(tile, self._squares[k])
-        for (i, j), block in self._blocks.items():
-            if i == j:
-                kernels.add_gram(tiles[i], block, self._work.scratch[i, i])
-            else:
-                kernels.add_cross(tiles[i], tiles[j], block, self._work.scratch[i, j])
-        if self._norms is not None:
-            kernels.add_norms(tiles, self._norms.fourth, self._norms.third)
+        with kernels.products():
+            for k, tile in enumerate(tiles):
+                self._sums[k] += sums[k]
+                if (k, k) not in self._blocks:
+                    kernels.add_squares(tile, self._squares[k])
+            for (i, j), block in self._blocks.items():
+                if i == j:
+                    kernels.add_gram(tiles[i], block, self._work.scratch[i, i])
+                else:
+                    kernels.add_cross(tiles[i], tiles[j], block, self._work.scratch[i, j])
         self._rows += rows if weights is None else int(np.count_nonzero(weights))
         self._weight += weight
 
@@ -307,31 +332,31 @@ class Accumulator:
         blocks: list[NDArray[Any]],
         roots: NDArray[Any],
         weights: NDArray[np.float64] | None,
-    ) -> tuple[list[NDArray[Any]], list[NDArray[np.float64]]]:
-        rows = len(roots)
-        tiles, sums = [], []
-        with np.errstate(invalid="ignore", over="ignore"):
-            for k, (space, block) in enumerate(zip(self._spaces, blocks, strict=True)):
-                values = kernels.unit_rows(block) if space.normalized else block
-                if self._weight == 0 and self._preconditioner is None:
-                    # a number of the tile's own dtype, so that shifting by it adds no rounding
-                    self._shifts[k][:] = _mean(values, weights).astype(self._dtype)
-                tile = self._work.tiles[k][:rows]
-                self._transform(k, values, tile)
-                if weights is not None:
-                    tile *= roots[:, None]
-                tiles.append(tile)
-                sums.append(kernels.weighted_sum(roots, tile))
-        return tiles, sums
+    ) -> list[Any]:
+        kernels = self._work.kernels
+        tiles = []
+        for k, (space, block) in enumerate(zip(self._spaces, blocks, strict=True)):
+            there = kernels.upload(block)
+            values = kernels.unit_rows(there) if space.normalized else there
+            if self._weight == 0 and self._preconditioner is None:
+                # a number of the tile's own dtype, so that shifting by it adds no rounding
+                self._shifts[k][:] = kernels.mean(values, weights).astype(self._dtype)
+            tile = self._work.tiles[kernels.turn][k][: len(roots)]
+            self._transform(k, values, tile)
+            if weights is not None:
+                kernels.scale_rows(tile, roots)
+            tiles.append(tile)
+        return tiles
 
-    def _transform(self, k: int, values: NDArray[Any], tile: NDArray[Any]) -> None:
+    def _transform(self, k: int, values: Any, tile: Any) -> None:
+        kernels = self._work.kernels
         if self._preconditioner is None:
             kernels.centre(values, self._shifts[k], tile)
             return
         kernels.centre(values, self._preconditioner.centres[k], tile)
         if k == 0:
-            tile[:, self._preconditioner.constant] = 0.0
-            kernels.solve_triangle(tile, self._preconditioner.triangle)
+            kernels.clear_columns(tile, self._preconditioner.constant)
+            kernels.solve_triangle(tile, self._triangle)
 
     def _check(self, blocks: Sequence[NDArray[Any]]) -> int:
         if len(blocks) != len(self._spaces):
@@ -352,14 +377,6 @@ class Accumulator:
                     "row i must be the same image in every space"
                 )
         return rows
-
-
-def _mean(rows: NDArray[Any], weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    if weights is None or not weights.any():
-        mean: NDArray[np.float64] = rows.mean(axis=0, dtype=np.float64)
-    else:
-        mean = weights @ rows.astype(np.float64) / weights.sum()
-    return mean
 
 
 def row_weights(weights: ArrayLike, rows: int) -> NDArray[np.float64]:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from crossgram.accumulation import Options, Pass, prepared
-from crossgram.accumulator import TILE_ROWS
 from crossgram.blas_threads import one_blas_thread
 from crossgram.kernels import numpy as kernels
+from crossgram.kernels import tile_rows_of
 from crossgram.plan import Plan
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.source import Source, SourceLike
@@ -216,16 +216,17 @@ def _product_rate(plan: Plan) -> float:
     """Return the flops a second of the products of a pass, of rows in the cache, on its threads."""
     dtype = np.float64 if plan.precision == "exact" else np.float32
     dims = [space.dim for space in plan.spaces]
+    tile_rows = tile_rows_of("cpu")
 
     def work() -> Callable[[], float]:
         rng = np.random.default_rng(0)
-        tiles = [rng.standard_normal((TILE_ROWS, dim)).astype(dtype) for dim in dims]
+        tiles = [rng.standard_normal((tile_rows, dim)).astype(dtype) for dim in dims]
         sums = {(i, j): np.zeros((dims[i], dims[j])) for i, j in plan.pairs}
         scratch = {
             pair: None if plan.precision == "exact" else np.zeros_like(own, dtype)
             for pair, own in sums.items()
         }
-        flops = plan.flops / plan.rows * TILE_ROWS
+        flops = plan.flops / plan.rows * tile_rows
 
         def once() -> float:
             for (i, j), own in sums.items():

@@ -56,8 +56,8 @@ class Certificate:
         How the map was solved: least squares by one of the first two.
     precision : {"exact", "fast"}
         Arithmetic of the products.
-    backend : str
-        What computed them.
+    backend : {"numpy", "cupy"}
+        What computed them; "numpy" too of moments that were read from a file.
     intercept : bool
         Whether a bias was fitted.
     ridge : float

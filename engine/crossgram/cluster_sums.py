@@ -325,7 +325,7 @@ def _memory_of(
     _memory.kept = None, [], []
     if run != job.run:
         plan = job.work.plan
-        ring = make_ring(sources, plan.block_rows, plan.ring_blocks)
+        ring = make_ring(sources, plan.block_rows, plan.ring_blocks, plan.device)
         accumulators = job.work.accumulators(job.folds)
     return ring, accumulators
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from crossgram.errors import InputError
 
-__all__ = ["check_device", "check_device_name", "row_products"]
+__all__ = ["check_device", "check_device_name", "free_bytes", "row_products"]
 
 
 def check_device_name(asked: str) -> None:
@@ -46,6 +46,19 @@ def check_device(asked: str) -> str:
     if asked == "auto":
         return "cpu"
     raise InputError(f"device: {asked} given, {why or f'CuPy finds {count}'}; use cpu or auto")
+
+
+def free_bytes(device: str) -> int:
+    """Return how many bytes of memory are free on a GPU.
+
+    Parameters
+    ----------
+    device : str
+        "cuda:K", as `check_device` returns it.
+    """
+    import cupy
+
+    return int(cupy.cuda.Device(int(device.partition(":")[2])).mem_info[0])
 
 
 def row_products(

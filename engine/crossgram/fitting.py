@@ -213,7 +213,7 @@ def fit_with_report(
             again=partial(refine, ready, digits=digits, progress=progress),
         )
         return FitReport(
-            map=solved,
+            map=_computed_on(ready.plan.device, solved),
             moments=moments,
             plan=ready.plan,
             seconds=time.perf_counter() - started,
@@ -304,6 +304,12 @@ def solve_with_path(
     chosen = method_of(method, intercept, ridge, rank, scale)
     solved, path = _solve(moments, source, target, chosen, automatic=ridge == _AUTO)
     return (solved if remember else replace(solved, fitted_on=UNSEEN)), path
+
+
+def _computed_on(device: str, solved: LinearMap) -> LinearMap:
+    if device == "cpu" or solved.certificate is None:
+        return solved
+    return replace(solved, certificate=replace(solved.certificate, backend="cupy"))
 
 
 def _solve(

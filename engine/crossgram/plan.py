@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crossgram.accumulator import RUN_ROWS, TILE_ROWS
 from crossgram.errors import InputError, MemoryLimitError
+from crossgram.kernels import RUN_TILES, tile_rows_of
 from crossgram.source import Source
 from crossgram.spaces import Pair, Space, elements
 
@@ -19,6 +20,7 @@ __all__ = ["Plan", "Segment", "available_threads", "make_plan", "parse_bytes", "
 _MOST_SEGMENTS = 16_384
 _BLOCK_BYTES = 16 << 20
 _RING_BLOCKS = 3
+_SMALLEST_BLOCK = 1024
 _RESERVED_BYTES = 32 << 20
 _THREAD_BYTES = 8 << 20
 _CLIENT_BYTES = 32 << 20
@@ -56,12 +58,16 @@ class Plan:
         Sets of moments kept apart.
     precision : {"exact", "fast"}
         Arithmetic of the products.
+    device : str
+        Where they are computed: "cpu", or "cuda:K".
     bytes_to_read : int
         Size of the embeddings, as decoded.
     flops : int
         Additions and multiplications of the products.
     memory : mapping of str to int
         Bytes held above the interpreter with imports, by purpose.
+    device_memory_bytes : int
+        Most bytes held at once on the GPU.
     """
 
     spaces: tuple[Space, ...]
@@ -73,9 +79,11 @@ class Plan:
     threads: int
     folds: int
     precision: str
+    device: str
     bytes_to_read: int
     flops: int
     memory: Mapping[str, int]
+    device_memory_bytes: int
 
     @property
     def segments(self) -> int:
@@ -105,10 +113,12 @@ class Plan:
             "threads": self.threads,
             "folds": self.folds,
             "precision": self.precision,
+            "device": self.device,
             "bytes_to_read": self.bytes_to_read,
             "flops": self.flops,
             "memory": dict(self.memory),
             "planned_memory_bytes": self.planned_memory_bytes,
+            "device_memory_bytes": self.device_memory_bytes,
         }
 
 
@@ -119,6 +129,8 @@ def make_plan(
     *,
     folds: int = 1,
     precision: str = "exact",
+    device: str = "cpu",
+    device_memory: int | None = None,
     memory: int | None = None,
     threads: int | None = None,
     joining: int = 0,
@@ -139,6 +151,10 @@ def make_plan(
         Sets of moments to keep apart.
     precision : {"exact", "fast"}
         Arithmetic of the products.
+    device : str
+        "cpu", or "cuda:K".
+    device_memory : int, optional
+        Bytes that the run may hold on it.
     memory : int, optional
         Bytes that the run may hold above the interpreter with imports.
     threads : int, optional
@@ -157,20 +173,35 @@ def make_plan(
     Raises
     ------
     MemoryLimitError
-        If not even the smallest blocks and one thread fit `memory`.
+        If not even the smallest blocks and one thread fit `memory`, or one thread `device_memory`.
     """
     rows = sources[0].rows
     wanted = frozenset(pairs)
     dims = [space.dim for space in spaces]
     kept = elements(dims, wanted) + (len(dims) * (len(dims) + sum(dims)) if norms else 0)
-    segment_rows = _segment_rows(sources, rows)
-    block_rows = _block_rows(sources, segment_rows)
+    tile_rows = tile_rows_of(device)
+    segment_rows = _segment_rows(sources, rows, RUN_TILES * tile_rows)
+    block_rows = _block_rows(sources, segment_rows, tile_rows)
     count = min(threads or available_threads(), -(-rows // segment_rows))
     ring = _RING_BLOCKS
+    lane_bytes = 0
+    if device != "cpu":
+        lane_bytes = _on_device(sources, spaces, kept, folds, precision, tile_rows)
+        count = min(count, _lanes_that_fit(device, lane_bytes, device_memory))
 
     def estimate() -> dict[str, int]:
         terms = _streaming(
-            sources, spaces, kept, segment_rows, block_rows, ring, count, folds, precision
+            sources,
+            spaces,
+            kept,
+            segment_rows,
+            block_rows,
+            ring,
+            count,
+            folds,
+            precision,
+            tile_rows,
+            device == "cpu",
         )
         if solve is not None:
             terms["further passes"] = _further(dims, elements(dims, wanted), solve)
@@ -184,16 +215,16 @@ def make_plan(
 
     # of whole tiles and one fold, smaller blocks give the same bits; of others they do not, and
     # are cut only when one lane is left, so that the result does not depend on the threads
-    same_bits = folds == 1 and block_rows % TILE_ROWS == 0
+    same_bits = folds == 1 and block_rows % tile_rows == 0
     while memory is not None and sum(estimate().values()) > memory:
         if ring > 2:
             ring -= 1
-        elif same_bits and block_rows > TILE_ROWS:
-            block_rows = max(1, block_rows // 2 // TILE_ROWS) * TILE_ROWS
+        elif same_bits and block_rows > tile_rows:
+            block_rows = max(1, block_rows // 2 // tile_rows) * tile_rows
         elif count > 1:
             count -= 1
-        elif block_rows > TILE_ROWS:
-            block_rows = max(TILE_ROWS, block_rows // 2)
+        elif block_rows > _SMALLEST_BLOCK:
+            block_rows = max(_SMALLEST_BLOCK, block_rows // 2)
         else:
             advice = smaller_chunks(sources, memory)
             raise MemoryLimitError(_refusal(memory, estimate(), advice))
@@ -207,9 +238,11 @@ def make_plan(
         threads=count,
         folds=folds,
         precision=precision,
+        device=device,
         bytes_to_read=sum(rows * source.dim * source.dtype.itemsize for source in sources),
         flops=rows * sum(dims[i] * dims[j] * (1 if i == j else 2) for i, j in wanted),
         memory=estimate(),
+        device_memory_bytes=count * lane_bytes,
     )
 
 
@@ -259,22 +292,22 @@ def _chunk_bytes(source: Source) -> int:
     return min(source.chunk_rows, source.rows) * source.dim * source.dtype.itemsize
 
 
-def _segment_rows(sources: Sequence[Source], rows: int) -> int:
+def _segment_rows(sources: Sequence[Source], rows: int, run_rows: int) -> int:
     unit = math.lcm(*(source.chunk_rows for source in sources))
-    if unit > RUN_ROWS:
+    if unit > run_rows:
         unit = max(source.chunk_rows for source in sources)
-    wanted = max(RUN_ROWS, -(-rows // _MOST_SEGMENTS))
+    wanted = max(run_rows, -(-rows // _MOST_SEGMENTS))
     return -(-wanted // unit) * unit
 
 
-def _block_rows(sources: Sequence[Source], segment_rows: int) -> int:
+def _block_rows(sources: Sequence[Source], segment_rows: int, tile_rows: int) -> int:
     row_bytes = sum(source.dim * source.dtype.itemsize for source in sources)
     # whole chunks of every source, unless a narrow one's are too long for the wide ones: then
     # parts of those are decoded again and again, which costs little because they are narrow
     fitting = [s.chunk_rows for s in sources if s.chunk_rows * row_bytes <= 2 * _BLOCK_BYTES]
-    unit = max(TILE_ROWS, *fitting, min(source.chunk_rows for source in sources))
+    unit = max(tile_rows, *fitting, min(source.chunk_rows for source in sources))
     wanted = max(1, _BLOCK_BYTES // (row_bytes * unit)) * unit
-    return min(wanted, segment_rows, -(-sources[0].rows // TILE_ROWS) * TILE_ROWS)
+    return min(wanted, segment_rows, -(-sources[0].rows // tile_rows) * tile_rows)
 
 
 def _streaming(
@@ -287,18 +320,15 @@ def _streaming(
     threads: int,
     folds: int,
     precision: str,
+    tile_rows: int,
+    is_on_host: bool,
 ) -> dict[str, int]:
     row_bytes = sum(source.dim * source.dtype.itemsize for source in sources)
-    dims = [space.dim for space in spaces]
     # a chunk that is read in part is held as it is stored and as a whole besides
     chunk_bytes = sum(_chunk_bytes(s) * (2 if block_rows % s.chunk_rows else 1) for s in sources)
-    unit_rows = TILE_ROWS * max([space.dim for space in spaces if space.normalized], default=0) * 8
     moments = 8 * folds * kept
     # the sums, their corrected copy, and that of earlier runs of a long segment
-    sets = 3 if segment_rows > RUN_ROWS else 2
-    tile_bytes = TILE_ROWS * sum(dims) * 8
-    if precision == "fast":
-        tile_bytes = tile_bytes // 2 + 4 * kept
+    sets = 3 if segment_rows > RUN_TILES * tile_rows else 2
     # while the last segments are being finished, one node waits for each bit of those before
     waiting = (-(-sources[0].rows // segment_rows) - threads + 1).bit_length() - 1
     # a lane reads one source after the other, all chunks of a block at once, the last of which
@@ -313,10 +343,47 @@ def _streaming(
         "ring": threads * ring * block_rows * row_bytes,
         "decoding": threads * chunk_bytes,
         "fetching": _CLIENT_BYTES + threads * max(fetched) if fetched else 0,
-        "tiles": threads * (tile_bytes + unit_rows),
+        "tiles": threads * _tile_bytes(spaces, kept, precision, tile_rows) if is_on_host else 0,
         "accumulators": threads * sets * moments,
         "merging": waiting * moments,
     }
+
+
+def _tile_bytes(spaces: Sequence[Space], kept: int, precision: str, tile_rows: int) -> int:
+    """Return the bytes of a tile of every space, and of what is made on the way to one."""
+    unit_rows = tile_rows * max([space.dim for space in spaces if space.normalized], default=0) * 8
+    tile_bytes = tile_rows * sum(space.dim for space in spaces) * 8
+    if precision == "fast":
+        tile_bytes = tile_bytes // 2 + 4 * kept
+    return tile_bytes + unit_rows
+
+
+def _on_device(
+    sources: Sequence[Source],
+    spaces: Sequence[Space],
+    kept: int,
+    folds: int,
+    precision: str,
+    tile_rows: int,
+) -> int:
+    """Return the bytes that a lane holds on a GPU: rows as they are read, two tiles, the sums."""
+    row_bytes = sum(source.dim * source.dtype.itemsize for source in sources)
+    # of a further pass, the triangle
+    triangle = 8 * max(space.dim for space in spaces) ** 2
+    tiles = 2 * _tile_bytes(spaces, kept, precision, tile_rows)
+    return tile_rows * row_bytes + tiles + 8 * folds * kept + triangle
+
+
+def _lanes_that_fit(device: str, lane_bytes: int, free: int | None) -> int:
+    if free is None:
+        return sys.maxsize
+    if free < lane_bytes:
+        raise MemoryLimitError(
+            f"device: {device} has {free / 1e6:,.0f} MB free, the run holds "
+            f"{lane_bytes / 1e6:,.0f} MB there; end what else uses it, use fewer folds or spaces, "
+            "or the device cpu"
+        )
+    return free // lane_bytes
 
 
 def _further(dims: Sequence[int], numbers: int, solve: Pair) -> int:

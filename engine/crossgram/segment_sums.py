@@ -107,7 +107,7 @@ class MomentsWork:
     def accumulators(self, folds: int) -> list[Accumulator]:
         """Return what adds up the rows of each fold; they share their tiles."""
         plan = self.plan
-        workspace = Workspace.allocate(plan.spaces, plan.pairs, plan.precision)
+        workspace = Workspace.allocate(plan.spaces, plan.pairs, plan.precision, plan.device)
         return [
             Accumulator(
                 plan.spaces,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.blas_threads import one_blas_thread
-from crossgram.kernels import numpy as kernels
+from crossgram.kernels import kernels_of
 from crossgram.plan import Plan, Segment
 from crossgram.source import Source, masked_rows
 
@@ -67,10 +67,13 @@ Slot = list[NDArray[Any]]
 """Memory for a block of every source."""
 
 
-def make_ring(sources: Sequence[Source], block_rows: int, blocks: int) -> list[Slot]:
-    """Return memory for some blocks of so many rows."""
+def make_ring(
+    sources: Sequence[Source], block_rows: int, blocks: int, device: str = "cpu"
+) -> list[Slot]:
+    """Return memory for some blocks of so many rows, for what computes on a device."""
+    kernels = kernels_of(device)
     return [
-        [kernels.allocate((block_rows, source.dim), source.dtype) for source in sources]
+        [kernels.host_buffer((block_rows, source.dim), source.dtype) for source in sources]
         for _ in range(blocks)
     ]
 
@@ -220,7 +223,7 @@ def stream_segments(
                 sources,
                 segments,
                 block_rows=plan.block_rows,
-                ring=make_ring(sources, plan.block_rows, plan.ring_blocks),
+                ring=make_ring(sources, plan.block_rows, plan.ring_blocks, plan.device),
                 check=check,
             )
             with closing(blocks):

@@ -63,7 +63,7 @@ __all__ = ["command"]
     help="Instead of STORES: embed IMAGES, as `crossgram extract` does, and store no embeddings.",
 )
 @model_options(required=False)
-@running_options("--model-precision")
+@running_options("--model-device", "--model-precision")
 @forget_option
 @overwrite_option
 @computes

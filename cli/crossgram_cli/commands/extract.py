@@ -23,7 +23,7 @@ __all__ = ["command"]
 @click.argument("out", type=click.Path())
 @model_options(required=True)
 @click.option("--head", "heads", is_flag=True, help="Write the classifier that was cut off, too.")
-@running_options("--precision")
+@running_options("--device", "--precision")
 @cluster_options
 @click.option(
     "--dtype",

@@ -42,6 +42,14 @@ def command(
     emit(plan.to_dict(), as_json, _text(plan))
 
 
+def _on_device(plan: Plan) -> list[tuple[str, str]]:
+    from crossgram_cli.text import size
+
+    if plan.device == "cpu":
+        return []
+    return [("on " + plan.device, size(plan.device_memory_bytes))]
+
+
 def _text(plan: Plan) -> str:
     from crossgram_cli.text import aligned, size
 
@@ -61,5 +69,6 @@ def _text(plan: Plan) -> str:
                 ),
             ),
             ("memory", f"{size(plan.planned_memory_bytes)}: {memory}"),
+            *_on_device(plan),
         ]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,30 @@ from numpy.typing import DTypeLike, NDArray
 from crossgram.kernels.blas import gemm, syrk, trsm
 
 __all__ = [
-    "NAME",
     "add_cross",
     "add_gram",
     "add_norms",
     "add_squares",
     "allocate",
     "centre",
+    "clear",
+    "clear_columns",
+    "host_buffer",
+    "mean",
+    "products",
+    "scale_rows",
     "solve_triangle",
+    "staging",
+    "tile_sets",
+    "to_host",
+    "turn",
     "unit_rows",
+    "upload",
     "weighted_sum",
 ]
 
-NAME = "numpy"
+tile_sets = 1
+turn = 0
 
 # Casting and subtracting separately is twice as fast as one ufunc call with mixed dtypes, which
 # goes through NumPy's small casting buffer; so few rows stay in the cache between the two.
@@ -46,6 +58,38 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     return np.frombuffer(memory, kind, count).reshape(shape)
 
 
+host_buffer = allocate
+
+
+def staging() -> AbstractContextManager[None]:
+    """Do what follows at once."""
+    return nullcontext()
+
+
+def products() -> AbstractContextManager[None]:
+    """Do what follows at once."""
+    return nullcontext()
+
+
+def upload(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array itself."""
+    return array
+
+
+def to_host(arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Return the arrays themselves."""
+    return list(arrays)
+
+
+def mean(rows: NDArray[Any], weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Return the weighted mean of rows, shape (dim,)."""
+    if weights is None or not weights.any():
+        found: NDArray[np.float64] = rows.mean(axis=0, dtype=np.float64)
+    else:
+        found = weights @ rows.astype(np.float64) / weights.sum()
+    return found
+
+
 def centre(block: NDArray[Any], shift: NDArray[Any], out: NDArray[Any]) -> None:
     """Write block - shift into `out`, computed in the wider of the dtypes of both."""
     if block.dtype.itemsize > out.dtype.itemsize:
@@ -57,6 +101,21 @@ def centre(block: NDArray[Any], shift: NDArray[Any], out: NDArray[Any]) -> None:
         rows = out[start : start + _CACHED_ROWS]
         np.copyto(rows, block[start : start + _CACHED_ROWS], casting="same_kind")
         rows -= own_shift
+
+
+def scale_rows(z: NDArray[Any], factors: NDArray[Any]) -> None:
+    """Multiply each row of `z` by its factor."""
+    z *= factors[:, None]
+
+
+def clear_columns(z: NDArray[Any], which: NDArray[np.bool_]) -> None:
+    """Set columns of `z` to 0."""
+    z[:, which] = 0.0
+
+
+def clear(array: NDArray[Any]) -> None:
+    """Set an array to 0."""
+    array.fill(0.0)
 
 
 def solve_triangle(z: NDArray[np.float64], triangle: NDArray[np.float64]) -> None:

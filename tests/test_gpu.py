@@ -1,0 +1,235 @@
+"""A pass on a GPU gives what one on the processor does; every test runs on both where there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import crossgram as cg
+from crossgram.devices import check_device
+from crossgram.errors import InputError, MemoryLimitError, NonFiniteError
+from crossgram.kernels import RUN_TILES, tile_rows_of
+from crossgram.plan import make_plan
+from crossgram.source import open_source
+from crossgram.spaces import Space, all_pairs
+
+EPSILON = float(np.finfo(np.float64).eps)
+P, Q = 96, 33
+
+HAS_GPU = check_device("auto") != "cpu"
+GPU = (pytest.mark.gpu, pytest.mark.skipif(not HAS_GPU, reason="needs an NVIDIA GPU and CuPy"))
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=GPU)])
+def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda":
+        import cupy
+
+        # what is read before it is written must not be a right number by chance
+        poison = [cupy.full(1 << k, np.nan) for k in range(10, 25)]
+        del poison
+    return str(request.param)
+
+
+def pair(rows: int, dtype: str = "f4", p: int = P, q: int = Q) -> tuple[NDArray[Any], NDArray[Any]]:
+    rng = np.random.default_rng()
+    x = rng.normal(size=(rows, p)) + 3
+    return x.astype(dtype), (x @ rng.normal(size=(p, q)) + rng.normal(size=(rows, q))).astype(dtype)
+
+
+def check(moments: cg.Moments, blocks: list[NDArray[Any]], epsilon: float = EPSILON) -> None:
+    """Hold moments against sums in long double, which has 11 bits more."""
+    rows = len(blocks[0])
+    wide = [block.astype(np.longdouble) for block in blocks]
+    means = [block.mean(axis=0) for block in wide]
+    centred = [block - mean for block, mean in zip(wide, means, strict=True)]
+    assert moments.rows == rows
+    for k, mean in enumerate(means):
+        spread = np.abs(wide[k]).max(axis=0)
+        assert (np.abs(moments.means[k] - mean) <= 8 * epsilon * spread).all()
+    lengths = [np.sqrt((each * each).sum(axis=0)) for each in centred]
+    for (i, j), found in moments.blocks.items():
+        expected = centred[i].T @ centred[j]
+        # each sum rounds once per row, and its parts are up to 1 + RUN_TILES times as large
+        bound = (rows + 8) * (1 + RUN_TILES) * epsilon * np.outer(lengths[i], lengths[j])
+        assert (np.abs(found - expected) <= bound).all(), (i, j)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("rows", [5, 1023, 20_001])
+def test_moments(device: str, dtype: str, rows: int) -> None:
+    x, y = pair(rows, dtype)
+    check(cg.accumulate([x, y], device=device), [x, y])
+
+
+def test_moments_of_several_runs(device: str) -> None:
+    rows = RUN_TILES * tile_rows_of(check_device(device)) * 2 + 77
+    x, y = pair(rows, p=24, q=8)
+    found = cg.accumulate([x, y], device=device, threads=3)
+    check(found, [x, y])
+    again = cg.accumulate([x, y], device=device, threads=1)
+    assert found.blocks[0, 1].tobytes() == again.blocks[0, 1].tobytes()
+
+
+def test_moments_of_more_rows_than_a_run_at_once(device: str) -> None:
+    x, y = pair(RUN_TILES * tile_rows_of(check_device(device)) + 5, p=24, q=8)
+    name = check_device(device)
+    from crossgram.accumulator import Accumulator, Workspace
+
+    spaces = (Space("a", 24), Space("b", 8))
+    work = Workspace.allocate(spaces, all_pairs(2), "exact", name)
+    accumulator = Accumulator(spaces, all_pairs(2), workspace=work)
+    for _ in range(2):  # the second time from sums that were set back
+        accumulator.add([x, y])
+        check(accumulator.moments(), [x, y])
+
+
+def test_fast_products(device: str) -> None:
+    x, y = pair(20_000)
+    found = cg.accumulate([x, y], device=device, precision="fast")
+    # float32 within 1,024 rows
+    single = float(np.finfo(np.float32).eps)
+    exact = cg.accumulate([x, y])
+    for pair_of, block in found.blocks.items():
+        lengths = [np.sqrt(exact.squares[k]) for k in pair_of]
+        bound = 1024 * single * np.outer(*lengths)
+        assert (np.abs(block - exact.blocks[pair_of]) <= bound).all()
+        assert block.tobytes() != exact.blocks[pair_of].tobytes()
+
+
+def test_only_what_a_map_needs(device: str) -> None:
+    x, y = pair(5000)
+    found = cg.accumulate([x, y], names=["a", "b"], maps=[("a", "b")], device=device)
+    assert found.pairs == {(0, 0), (0, 1)}
+    check(found, [x, y])
+    centred = y - y.astype(np.longdouble).mean(axis=0)
+    squares = (centred * centred).sum(axis=0)
+    assert (np.abs(found.squares[1] - squares) <= 5008 * 17 * EPSILON * squares).all()
+
+
+def test_weights(device: str) -> None:
+    x, y = pair(3000)
+    counts = np.random.default_rng().integers(0, 4, size=3000)
+    found = cg.accumulate([x, y], device=device, weights=counts.astype(float))
+    repeated = [np.repeat(block, counts, axis=0) for block in (x, y)]
+    assert found.weight == counts.sum()
+    assert found.rows == np.count_nonzero(counts)
+    found.rows = len(repeated[0])
+    check(found, repeated)
+
+
+def test_unit_rows(device: str) -> None:
+    x, y = pair(3000)
+    found = cg.accumulate([x, y], device=device, normalize=True)
+    units = [
+        block / np.linalg.norm(block.astype(np.longdouble), axis=1)[:, None] for block in (x, y)
+    ]
+    # lengths, quotients and squares round a few times more
+    check(found, units, epsilon=4 * EPSILON)
+
+
+def test_folds(device: str) -> None:
+    x, y = pair(5000)
+    found = cg.accumulate([x, y], device=device, folds=3)
+    ends = [0, *np.cumsum([fold.rows for fold in found.folds])]
+    for fold, start, stop in zip(found.folds, ends, ends[1:], strict=False):
+        check(fold, [x[start:stop], y[start:stop]])
+
+
+def test_norms(device: str) -> None:
+    x, y = pair(3000)
+    found = cg.accumulate([x, y], device=device, norms=True).norms
+    assert found is not None
+    centred = [b - b.astype(np.longdouble).mean(axis=0) for b in (x, y)]
+    lengths = np.stack([(z * z).sum(axis=1) for z in centred])
+    fourth = lengths @ lengths.T
+    bound = 3008 * 17 * EPSILON
+    assert (np.abs(found.fourth - fourth) <= bound * fourth).all()
+    for own, z in zip(found.third, centred, strict=True):
+        assert (np.abs(own - lengths @ z) <= bound * (lengths @ np.abs(z))).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_that_are_not_finite(device: str, value: float) -> None:
+    x, y = pair(40_000)
+    x[33_333, 5] = y[7, 1] = value
+    with pytest.raises(NonFiniteError, match=r"row 7 holds (nan|inf) in column 1"):
+        cg.accumulate([x, y], device=device)
+    found = cg.accumulate([x, y], device=device, on_nonfinite="skip")
+    assert found.skipped == 2
+    check(found, [np.delete(block, [7, 33_333], axis=0) for block in (x, y)])
+
+
+def test_masked_rows(device: str, tmp_path: Path) -> None:
+    x, y = pair(3000)
+    masked = np.arange(3000) % 7 == 3
+    with cg.EmbeddingStore.create(tmp_path / "x.zarr", P) as writer:
+        writer.append(np.where(masked[:, None], np.nan, x).astype("f4"), masked=masked)
+    found = cg.accumulate([tmp_path / "x.zarr", y], device=device)
+    assert found.skipped == masked.sum()
+    check(found, [x[~masked], y[~masked]])
+
+
+def test_a_fit_and_its_further_passes(device: str) -> None:
+    rng = np.random.default_rng()
+    turn, _ = np.linalg.qr(rng.normal(size=(P, P)))
+    x = rng.normal(size=(30_000, P)) @ (turn * np.geomspace(1, 1 / 3000, P)) @ turn.T + 2
+    planted = rng.normal(size=(P, Q))
+    y = x @ planted
+    once = cg.fit(x, y, device=device)
+    assert once.certificate is not None
+    assert once.certificate.backend == ("numpy" if device == "cpu" else "cupy")
+    error = np.linalg.norm(once.weight.T - planted) / np.linalg.norm(planted)
+    # the Gram matrix's condition number is 9e6; y itself is rounded
+    assert error <= 1e-9
+    again = cg.fit(x, y, device=device, digits=14)
+    assert again.certificate is not None
+    assert again.certificate.passes >= 2
+    error = np.linalg.norm(again.weight.T - planted) / np.linalg.norm(planted)
+    assert error <= 3000 * P * EPSILON
+
+
+def test_maps_agree_between_devices(device: str) -> None:
+    x, y = pair(20_000)
+    here, there = (cg.fit(x, y, device=own).weight for own in ("cpu", device))
+    assert np.linalg.norm(here - there) <= 1e-9 * np.linalg.norm(here)
+
+
+class TestPlan:
+    """What a run would hold on a GPU is known where there is none."""
+
+    @staticmethod
+    def plan(**options: Any) -> Any:
+        sources = [open_source(np.zeros((3_000_000, 64), "f4")) for _ in range(2)]
+        spaces = (Space("a", 64), Space("b", 64))
+        return make_plan(sources, spaces, all_pairs(2), device="cuda:0", **options)
+
+    def test_has_segments_of_long_tiles(self) -> None:
+        plan = self.plan(threads=4)
+        assert plan.block_rows % tile_rows_of("cuda:0") == 0
+        assert plan.segment_rows == RUN_TILES * tile_rows_of("cuda:0")
+        assert plan.memory["tiles"] == 0
+
+    def test_takes_fewer_lanes_where_memory_is_short(self) -> None:
+        plan = self.plan(threads=4)
+        lane = plan.device_memory_bytes // 4
+        rows = tile_rows_of("cuda:0") * 128
+        # as read in float32, two tiles in float64, three blocks
+        assert lane >= rows * 4 + 2 * rows * 8 + 3 * 64 * 64 * 8
+        assert self.plan(threads=4, device_memory=2 * lane).threads == 2
+        with pytest.raises(MemoryLimitError, match=r"device: cuda:0 has .* MB free"):
+            self.plan(device_memory=lane - 1)
+
+
+@pytest.mark.skipif(HAS_GPU, reason="there is one")
+def test_without_a_gpu_it_is_said_what_is_missing() -> None:
+    x, y = pair(10)
+    with pytest.raises(InputError, match=r"device: cuda given, (CuPy is missing \(pip|CUDA)"):
+        cg.fit(x, y, device="cuda")
+    with pytest.raises(InputError, match="expected auto, cpu, cuda"):
+        cg.fit(x, y, device="gpu")
+    assert cg.plan_fit(x, y, device="auto").device == "cpu"
