@@ -93,8 +93,10 @@ class GpuKernels:
             self._multiplied[self.turn].record(self._computing)
         self.turn = (self.turn + 1) % self.tile_sets
 
-    def upload(self, array: NDArray[Any]) -> Any:
-        """Return an array there; its memory is the host's again once `to_host` gives a result."""
+    def upload(self, array: Any) -> Any:
+        """Return an array there; the host's may change again once `to_host` gives a result."""
+        if isinstance(array, cupy.ndarray):
+            return array
         there = cupy.empty(array.shape, array.dtype)
         there.set(np.ascontiguousarray(array), stream=cupy.cuda.get_current_stream())
         return there

@@ -1,0 +1,295 @@
+"""Passes on a GPU against its ceilings and against straightforward loops, in one run.
+
+The ceilings are copies from pinned memory and dsyrk + dgemm of resident tiles. `gpu_check.sh` runs
+this where there is a GPU; nothing of it needs zarr but the last part.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import cupy
+import cupy.cublas
+import numpy as np
+from numpy.typing import NDArray
+
+import crossgram as cg
+from crossgram.accumulator import Accumulator, Workspace
+from crossgram.kernels import RUN_TILES, tile_rows_of
+from crossgram.spaces import Space, map_pairs
+
+_REPEATS = 3
+_DEVICE = "cuda:0"
+_TILE = tile_rows_of(_DEVICE)
+_PEER_ROWS = 8192
+Rows = NDArray[Any]
+
+
+def _seconds(work: Callable[[], object], repeats: int = _REPEATS) -> float:
+    """Return the median time of some calls after a first one, the GPU's work included."""
+    measured = []
+    for _ in range(repeats + 1):
+        cupy.cuda.Device().synchronize()
+        started = time.perf_counter()
+        work()
+        cupy.cuda.Device().synchronize()
+        measured.append(time.perf_counter() - started)
+    return median(measured[1:])
+
+
+def copy_rate() -> float:
+    """Return the bytes a second of copies from pinned memory."""
+    size = 256 << 20
+    host = np.frombuffer(cupy.cuda.alloc_pinned_memory(size), np.uint8, size)
+    there = cupy.empty(size, np.uint8)
+    stream = cupy.cuda.Stream(non_blocking=True)
+
+    def copy() -> None:
+        for _ in range(8):
+            there.set(host, stream=stream)
+        stream.synchronize()
+
+    return 8 * size / _seconds(copy)
+
+
+def product_seconds(p: int, q: int) -> float:
+    """Return the seconds a row of dsyrk and dgemm, of tiles that are on the GPU."""
+    x, y = (cupy.random.standard_normal((_TILE, dim)) for dim in (p, q))
+    gram, cross = cupy.zeros((p, p)), cupy.zeros((p, q))
+
+    def multiply() -> None:
+        for _ in range(8):
+            cupy.cublas.syrk("T", x, out=gram, beta=1.0)
+            cupy.cublas.gemm("T", "N", x, y, out=cross, beta=1.0)
+
+    return _seconds(multiply) / (8 * _TILE)
+
+
+def rows_of(rows: int, dim: int, dtype: str) -> tuple[Rows, Rows]:
+    """Return source and target of a planted map, condition 3,000, with noise."""
+    rng = np.random.default_rng(0)
+    part = min(rows, 65_536)
+    turn, _ = np.linalg.qr(rng.standard_normal((dim, dim)))
+    x = rng.standard_normal((part, dim)) @ (turn * np.geomspace(1, 1 / 3000, dim)) @ turn.T + 1
+    y = x @ rng.standard_normal((dim, dim)) + 0.1 * rng.standard_normal((part, dim))
+    times = -(-rows // part)
+    return tuple(np.tile(each.astype(dtype), (times, 1))[:rows] for each in (x, y))  # type: ignore[return-value]
+
+
+def _blocks(x: Rows, y: Rows) -> Iterator[tuple[Rows, Rows]]:
+    for start in range(0, len(x), _PEER_ROWS):
+        yield x[start : start + _PEER_ROWS], y[start : start + _PEER_ROWS]
+
+
+def cupy_loop(x: Rows, y: Rows) -> Rows:
+    """Copy, X.T @ X, X.T @ Y, chunk by chunk, in float64."""
+    gram = cross = 0.0
+    for first, second in _blocks(x, y):
+        rows = cupy.asarray(first).astype(np.float64)
+        rows = cupy.concatenate([cupy.ones((len(rows), 1)), rows], axis=1)
+        gram = gram + rows.T @ rows
+        cross = cross + rows.T @ cupy.asarray(second).astype(np.float64)
+    found: Rows = cupy.asnumpy(cupy.linalg.solve(gram, cross)[1:])
+    return found
+
+
+def torch_loop(x: Rows, y: Rows) -> Rows:
+    """Do the same with PyTorch."""
+    import torch
+
+    gram: Any = 0.0
+    cross: Any = 0.0
+    for first, second in _blocks(x, y):
+        rows = torch.from_numpy(first).cuda().double()
+        rows = torch.cat([torch.ones(len(rows), 1, device="cuda", dtype=torch.float64), rows], 1)
+        gram = gram + rows.T @ rows
+        cross = cross + rows.T @ torch.from_numpy(second).cuda().double()
+    found: Rows = torch.linalg.solve(gram, cross)[1:].cpu().numpy()
+    return found
+
+
+def cupy_lstsq(x: Rows, y: Rows) -> Rows:
+    """Give all rows at once, in float64, to cupy.linalg.lstsq."""
+    rows = cupy.asarray(x).astype(np.float64)
+    rows = cupy.concatenate([cupy.ones((len(rows), 1)), rows], axis=1)
+    found: Rows = cupy.asnumpy(
+        cupy.linalg.lstsq(rows, cupy.asarray(y).astype(np.float64), rcond=None)[0][1:]
+    )
+    return found
+
+
+def torch_lstsq(x: Rows, y: Rows) -> Rows:
+    """Give all rows at once, in float64, to torch.linalg.lstsq."""
+    import torch
+
+    rows = torch.from_numpy(x).cuda().double()
+    rows = torch.cat([torch.ones(len(rows), 1, device="cuda", dtype=torch.float64), rows], 1)
+    found: Rows = torch.linalg.lstsq(rows, torch.from_numpy(y).cuda().double()).solution
+    return found[1:].cpu().numpy()  # type: ignore[attr-defined, no-any-return]
+
+
+PEERS: dict[str, Callable[[Rows, Rows], Rows]] = {
+    "CuPy loop": cupy_loop,
+    "PyTorch loop": torch_loop,
+    "cupy.linalg.lstsq": cupy_lstsq,
+    "torch.linalg.lstsq": torch_lstsq,
+}
+
+
+def _digits(found: Rows, right: Rows) -> float:
+    return float(-np.log10(np.linalg.norm(found - right) / np.linalg.norm(right)))
+
+
+def from_host(copying: float) -> list[dict[str, Any]]:
+    """Measure accumulation of rows in the host's memory against the lower ceiling."""
+    found = []
+    for dim, rows in ((512, 2_000_000), (2048, 400_000)):
+        each = product_seconds(dim, dim)
+        for dtype in ("f4", "f2"):
+            x, y = rows_of(rows, dim, dtype)
+            seconds = _seconds(
+                lambda x=x, y=y: cg.accumulate(  # type: ignore[misc]
+                    [x, y], maps=[("array 1", "array 2")], device=_DEVICE, remember=False
+                )
+            )
+            ceilings = {"copy": (x.nbytes + y.nbytes) / copying, "products": rows * each}
+            lower = max(ceilings, key=lambda name: ceilings[name])
+            found.append(
+                {
+                    "what": f"host memory, {dim} to {dim}, {x.dtype}",
+                    "rows": rows,
+                    "seconds": seconds,
+                    "ceiling": lower,
+                    "share": ceilings[lower] / seconds,
+                }
+            )
+    return found
+
+
+def resident(dim: int = 2048) -> dict[str, Any]:
+    """Measure accumulation of rows that are on the GPU."""
+    x, y = (cupy.random.standard_normal((_TILE, dim), dtype=np.float32) for _ in range(2))
+    spaces = (Space("a", dim), Space("b", dim))
+    pairs = map_pairs(spaces, [("a", "b")])
+    work = Workspace.allocate(spaces, pairs, "exact", _DEVICE)
+    accumulator = Accumulator(spaces, pairs, workspace=work)
+
+    def add() -> None:
+        for _ in range(RUN_TILES):
+            accumulator.add([x, y])
+
+    seconds = _seconds(add)
+    rows = RUN_TILES * _TILE
+    return {
+        "what": f"GPU memory, {dim} to {dim}, float32",
+        "rows": rows,
+        "seconds": seconds,
+        "ceiling": "products",
+        "share": rows * product_seconds(dim, dim) / seconds,
+    }
+
+
+def side_by_side(dim: int = 512, rows: int = 400_000) -> list[dict[str, Any]]:
+    """Measure whole fits, with their digits against the processor's."""
+    x, y = rows_of(rows, dim, "f4")
+    right = cg.fit(x, y, digits=12).weight.T
+    found = []
+    fits: dict[str, Callable[[Rows, Rows], Rows]] = {
+        "crossgram": lambda x, y: cg.fit(x, y, device=_DEVICE, remember=False).weight.T,
+        **PEERS,
+    }
+    for name, fit in fits.items():
+        try:
+            seconds = _seconds(lambda fit=fit: fit(x, y))  # type: ignore[misc]
+            digits = _digits(fit(x, y), right)
+        except Exception as error:  # noqa: BLE001  (peers raise what they like)
+            found.append({"what": name, "error": f"{type(error).__name__}: {error}"[:200]})
+            cupy.get_default_memory_pool().free_all_blocks()
+            continue
+        found.append({"what": name, "seconds": seconds, "digits": digits})
+    return found
+
+
+def solution(dim: int = 4096) -> dict[str, Any]:
+    """Measure the solution of a wide map, on the processor, against cuSOLVER's Cholesky alone."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal((2 * dim, dim), dtype=np.float32) for _ in range(2))
+    moments = cg.accumulate([x, y], names=["a", "b"], maps=[("a", "b")], device=_DEVICE)
+    gram = cupy.asarray(moments.scatter("a", "a"))  # type: ignore[union-attr]
+    return {
+        "what": f"solution, {dim} to {dim}",
+        "seconds": _seconds(lambda: cg.solve(moments, "a", "b"), 1),
+        "cuSOLVER's Cholesky": _seconds(lambda: cupy.linalg.cholesky(gram)),
+    }
+
+
+def from_store() -> dict[str, Any] | None:
+    """Measure a pass from a store in page cache against reading it alone."""
+    try:
+        import zarr  # noqa: F401
+    except ImportError:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "pair"
+        cg.synth(out, rows=1_000_000, source_dim=512, target_dim=512)
+        stores = [out / "a.zarr", out / "b.zarr"]
+        ceilings = cg.bench(*stores)
+        seconds = _seconds(
+            lambda: cg.accumulate(stores, maps=[("a", "b")], device=_DEVICE, remember=False)
+        )
+    return {"what": "store in page cache, 512 to 512", "seconds": seconds, "bench": str(ceilings)}
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def main(folder: Path) -> None:
+    """Measure, and write FOLDER/gpu.json and FOLDER/gpu.md."""
+    properties = cupy.cuda.runtime.getDeviceProperties(0)
+    copying = copy_rate()
+    results = {
+        "gpu": properties["name"].decode(),
+        "date": time.strftime("%Y-%m-%d"),
+        "cupy": cupy.__version__,
+        "copy_bytes_per_second": copying,
+        "dsyrk_dgemm_rows_per_second": {dim: 1 / product_seconds(dim, dim) for dim in (512, 2048)},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: dict[str, Callable[[], Any]] = {
+        "resident": resident,
+        "host": lambda: from_host(copying),
+        "side by side": side_by_side,
+        "solution": solution,
+        "store": from_store,
+    }
+    for name, measure in parts.items():
+        results[name] = measure()
+        # what is there, if time runs out
+        (folder / "gpu.json").write_text(json.dumps(results, indent=1))
+        (folder / "gpu.md").write_text(_text(results))
+    print(_text(results))
+
+
+def _text(results: dict[str, Any]) -> str:
+    machine = f"{results['gpu']}, {results['date']}, CuPy {results['cupy']}"
+    lines = [f"{machine}: copies {results['copy_bytes_per_second'] / 1e9:.1f} GB/s", ""]
+    lines += [
+        f"{each['what']}: {each['rows'] / each['seconds']:,.0f} rows/s, "
+        f"{each['share']:.0%} of {each['ceiling']}"
+        for each in [results["resident"], *results.get("host", [])]
+    ]
+    for each in results.get("side by side", []):
+        how = each.get("error") or f"{each['seconds']:.2f} s, {each['digits']:.1f} digits"
+        lines.append(f"{each['what']}: {how}")
+    lines += [str(results[name]) for name in ("solution", "store") if results.get(name)]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
