@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import struct
 import warnings
 import zlib
@@ -294,6 +295,10 @@ def _fitted(path: Path) -> None:
     cg.fit(path, rows())
 
 
+def _went_on(folder: Path) -> None:
+    cg.accumulate([rows(), rows()], checkpoint=folder)
+
+
 def validate_refused(path: Path) -> None:
     with pytest.raises(InputError):
         validate(path)
@@ -381,8 +386,6 @@ class TestPaths:
         np.testing.assert_array_equal(store.embeddings[:], rows())
 
     def test_pipes_and_folders_are_no_chunks(self, tmp_path: Path) -> None:
-        import os
-
         path = write(tmp_path / "a.zarr")
         (path / "embeddings/c/0/0").unlink()
         os.mkfifo(path / "embeddings/c/0/0")
@@ -432,6 +435,42 @@ class TestDocuments:
         (tmp_path / "run.json").write_text("[" * 5000)
         with pytest.raises(CorruptDataError, match="cannot be read .*--restart"):
             _recorded(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ("[" * 100_000, "nested deeper than 64"),
+            ('{"rows": ' + "[" * 80 + "]" * 80 + "}", "nested deeper than 64"),
+            ('{"rows": 3, "rows": 3}', "holds 'rows' twice"),
+            ('{"rows": NaN}', "holds NaN"),
+            (None, "longer than"),
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["checkpoint", "atlas"])
+    def test_of_folders_are_refused(
+        self, tmp_path: Path, kind: str, text: str | None, reason: str
+    ) -> None:
+        if kind == "atlas":
+            path, use = tmp_path / "atlas.json", cg.load_atlas
+        else:
+            path, use = tmp_path / "pass-0/run.json", _went_on
+            path.parent.mkdir()
+            (path.parent / "0-0.safetensors").touch()
+        path.write_text(text or "")
+        if text is None:
+            os.truncate(path, 1 << 33)
+        memory = PeakMemory()
+        with pytest.raises(CorruptDataError, match=f"{path}: is no JSON .*{reason}"):
+            use(tmp_path)
+        assert memory.bytes() < SMALL
+
+    @pytest.mark.parametrize("text", ["[]", "7", "null", '"rows"'])
+    def test_of_a_run_are_objects(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "pass-0").mkdir()
+        (tmp_path / "pass-0/0-0.safetensors").touch()
+        (tmp_path / "pass-0/run.json").write_text(text)
+        with pytest.raises(CorruptDataError, match="run.json: holds .* expected a JSON object"):
+            _went_on(tmp_path)
 
     def test_of_stores_are_of_bounded_length(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.zarr")
