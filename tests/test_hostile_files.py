@@ -19,6 +19,8 @@ import h5py
 import numcodecs
 import numpy as np
 import obstore
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zarr
 from google_crc32c import value as checksum
@@ -211,6 +213,126 @@ class TestBombs:
             file.truncate(1 << 33)
         with pytest.raises(CorruptDataError, match="has 8,589,934,592 bytes"):
             EmbeddingStore.open(path).read(0, np.empty((CHUNK, DIM), "float32"))
+
+
+def lists(widths: list[int]) -> pa.Array:
+    return pa.ListArray.from_arrays(np.cumsum([0, *widths]), np.zeros(sum(widths), "f4"))
+
+
+SHORT = [f"{row:04d}" for row in range(1000)]
+FEW = lists([4] * 4000)
+PARQUET_BOMBS: dict[str, tuple[str, Callable[[], dict[str, Any]], dict[str, Any]]] = {
+    "zeros": (
+        "bytes of vector.list.element would decode to 67,108,864",
+        lambda: {"vector": lists([1024] * (1 << 14))},
+        {"use_dictionary": False},
+    ),
+    "equal numbers": (
+        "bytes of vector.list.element would decode to 67,108,864",
+        lambda: {"vector": lists([1024] * (1 << 14))},
+        {},
+    ),
+    "uneven rows": (
+        "bytes of vector.list.element would decode to 67,125,248",
+        lambda: {"vector": lists([1 << 16] * 256 + [1] * 4096)},
+        {},
+    ),
+    "a wide row": ("16,777,216 values in 1 rows", lambda: {"vector": lists([1 << 24])}, {}),
+    "long texts": (
+        "rows 0 to 3999 of the column 'key' have 196,612,000 bytes of text",
+        lambda: {"vector": FEW, "key": SHORT + ["x" * (1 << 16)] * 3000},
+        {"dictionary_pagesize_limit": 1 << 20},
+    ),
+    "texts that are one text": (
+        "a page of key has 65,540 bytes in 1 values",
+        lambda: {"vector": FEW, "key": ["x" * (1 << 16)] * 4000},
+        {},
+    ),
+    "texts that begin alike": (
+        "key is stored as DELTA_BYTE_ARRAY",
+        lambda: {"vector": FEW, "key": ["x" * (1 << 14) + text for text in SHORT * 4]},
+        {"use_dictionary": False, "column_encoding": {"key": "DELTA_BYTE_ARRAY"}},
+    ),
+}
+"""What is said of each, its columns, and how they are written."""
+
+
+class TestParquetBombs:
+    """Pages say what they decode to, and what they say is held against them."""
+
+    @pytest.mark.parametrize("name", sorted(PARQUET_BOMBS))
+    def test_are_not_decoded(self, tmp_path: Path, name: str) -> None:
+        message, columns, layout = PARQUET_BOMBS[name]
+        path = tmp_path / "x.parquet"
+        table = pa.table(columns())
+        pq.write_table(table, path, compression="zstd", row_group_size=1 << 26, **layout)
+        ids = "key" if "key" in table.column_names else None
+        del table
+        pa.default_memory_pool().release_unused()
+        assert path.stat().st_size < 1 << 18
+        memory = PeakMemory()
+        with pytest.raises(InputError, match=message):
+            cg.ingest(path, tmp_path / "out.zarr", ids=ids)
+        assert memory.bytes() < SMALL
+        assert not (tmp_path / "out.zarr").exists()
+
+    @pytest.mark.parametrize(
+        ("place", "new", "message"),
+        [
+            # type, decoded bytes, stored bytes, each as a number of Thrift behind its kind, 0x15
+            (1, 1 << 30, "a page would decode to 1,073,741,824 bytes"),
+            (2, 1 << 20, "its pages hold more than it declares"),
+            (2, -1, "the head of a page is damaged"),
+            # the values of the page, in a struct of its own
+            (3, 1 << 20, "its pages hold more than it declares"),
+        ],
+    )
+    def test_of_pages_that_lie_are_not_decoded(
+        self, tmp_path: Path, place: int, new: int, message: str
+    ) -> None:
+        path = tmp_path / "x.parquet"
+        layout: dict[str, Any] = {"use_dictionary": False, "write_page_checksum": False}
+        pq.write_table(pa.table({"vector": FEW}), path, compression="zstd", **layout)
+        content = path.read_bytes()
+        at = pq.read_metadata(path).row_group(0).column(0).data_page_offset
+        numbers = [at + 1]
+        while len(numbers) < 4:
+            end = numbers[-1]
+            while content[end] & 128:
+                end += 1
+            numbers.append(content.index(b"\x15", end + 1) + 1)
+        start = end = numbers[place]
+        while content[end] & 128:
+            end += 1
+        path.write_bytes(content[:start] + varint(new) + content[end + 1 :])
+        memory = PeakMemory()
+        with pytest.raises(CorruptDataError, match=message):
+            cg.ingest(path, tmp_path / "out.zarr")
+        assert memory.bytes() < SMALL
+
+    def test_leave_what_is_no_bomb(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.parquet"
+        vectors = pa.FixedSizeListArray.from_arrays(np.repeat(rows()[0], 1 << 20), DIM << 10)
+        key = ["y" * 4000 + str(row) for row in range(len(vectors))]
+        label = [7] * len(vectors)
+        columns = {"vector": vectors, "key": key, "label": label}
+        for layout in ({}, {"use_dictionary": False}, {"data_page_version": "2.0"}):
+            pq.write_table(pa.table(columns), path, compression="zstd", **layout)
+            store = cg.ingest(path, tmp_path / "s.zarr", ids="key", labels="label", overwrite=True)
+            assert store.ids is not None
+            assert list(store.ids.read(0, len(key))) == key
+            np.testing.assert_array_equal(store.embeddings[:], np.stack(vectors.to_numpy(False)))
+
+
+def varint(number: int) -> bytes:
+    """Return a number as Thrift's compact protocol has it."""
+    rest = number << 1 if number >= 0 else (-number << 1) - 1
+    groups = []
+    while True:
+        groups.append(rest & 127)
+        rest >>= 7
+        if not rest:
+            return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
 
 
 class TestDeclaredShapes:
