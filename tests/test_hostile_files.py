@@ -257,6 +257,17 @@ PARQUET_BOMBS: dict[str, tuple[str, Callable[[], dict[str, Any]], dict[str, Any]
 """What is said of each, its columns, and how they are written."""
 
 
+def varint(number: int) -> bytes:
+    """Return a number as Thrift's compact protocol has it."""
+    rest = number << 1 if number >= 0 else (-number << 1) - 1
+    groups = []
+    while True:
+        groups.append(rest & 127)
+        rest >>= 7
+        if not rest:
+            return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
+
+
 class TestParquetBombs:
     """Pages say what they decode to, and what they say is held against them."""
 
@@ -283,6 +294,7 @@ class TestParquetBombs:
             (1, 1 << 30, "a page would decode to 1,073,741,824 bytes"),
             (2, 1 << 20, "its pages hold more than it declares"),
             (2, -1, "the head of a page is damaged"),
+            (2, 1 << 40, "the head of a page is damaged"),
             # the values of the page, in a struct of its own
             (3, 1 << 20, "its pages hold more than it declares"),
         ],
@@ -310,6 +322,27 @@ class TestParquetBombs:
             cg.ingest(path, tmp_path / "out.zarr")
         assert memory.bytes() < SMALL
 
+    @pytest.mark.parametrize(
+        "field",
+        [
+            # decoded bytes once more, of 64 bits, which Thrift skips; by a number of 17 bits
+            bytes([0x06, *varint(2), *varint(9)]),
+            bytes([0x05, *varint((1 << 16) + 2), *varint(9)]),
+        ],
+    )
+    def test_of_heads_that_say_two_things_are_not_decoded(
+        self, tmp_path: Path, field: bytes
+    ) -> None:
+        path = tmp_path / "x.parquet"
+        pq.write_table(pa.table({"vector": FEW}), path, use_dictionary=False)
+        content = path.read_bytes()
+        at = pq.read_metadata(path).row_group(0).column(0).data_page_offset
+        # behind type and decoded bytes; the next field then says its number
+        end = content.index(b"\x15", at + 3)
+        path.write_bytes(content[:end] + field + bytes([0x05, *varint(3)]) + content[end + 1 :])
+        with pytest.raises(CorruptDataError, match="the head of a page is damaged"):
+            cg.ingest(path, tmp_path / "out.zarr")
+
     def test_leave_what_is_no_bomb(self, tmp_path: Path) -> None:
         path = tmp_path / "x.parquet"
         vectors = pa.FixedSizeListArray.from_arrays(np.repeat(rows()[0], 1 << 20), DIM << 10)
@@ -322,17 +355,6 @@ class TestParquetBombs:
             assert store.ids is not None
             assert list(store.ids.read(0, len(key))) == key
             np.testing.assert_array_equal(store.embeddings[:], np.stack(vectors.to_numpy(False)))
-
-
-def varint(number: int) -> bytes:
-    """Return a number as Thrift's compact protocol has it."""
-    rest = number << 1 if number >= 0 else (-number << 1) - 1
-    groups = []
-    while True:
-        groups.append(rest & 127)
-        rest >>= 7
-        if not rest:
-            return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
 
 
 class TestDeclaredShapes:

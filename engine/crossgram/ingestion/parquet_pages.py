@@ -145,7 +145,7 @@ def _page(fields: dict[int, Any]) -> _Page:
 
 def _number(fields: dict[int, Any], key: int) -> int:
     found = fields.get(key)
-    if type(found) is not int or found < 0:
+    if type(found) is not int or not 0 <= found < 1 << 31:
         raise ValueError("the head of a page is damaged")
     return found
 
@@ -158,7 +158,11 @@ class _Head:
         self.at = 0
 
     def struct(self, depth: int = 0) -> dict[int, Any]:
-        """Return the fields by their numbers; those that are no numbers or structs as None."""
+        """Return the fields by their numbers; those that are no 32-bit numbers or structs as None.
+
+        Thrift skips a field of another kind than it should be, and cuts numbers to their bits:
+        neither may say something else here than there.
+        """
         if depth > 4:
             raise ValueError("the head of a page is nested")
         fields: dict[int, Any] = {}
@@ -166,6 +170,8 @@ class _Head:
         while byte := self._byte():
             step, kind = byte >> 4, byte & 15
             key = key + step if step else self._signed()
+            if not 0 < key < 1 << 15:
+                raise ValueError("the head of a page is damaged")
             fields[key] = self._value(kind, depth)
         return fields
 
@@ -173,9 +179,11 @@ class _Head:
         if kind in (1, 2):
             return None
         if kind == 3:
-            return self._byte()
+            self.at += 1
+            return None
         if kind in (4, 5, 6):
-            return self._signed()
+            number = self._signed()
+            return number if kind == 5 else None
         if kind == 7:
             self.at += 8
             return None
