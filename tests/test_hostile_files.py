@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import struct
 import warnings
 import zlib
@@ -18,6 +19,8 @@ import h5py
 import numcodecs
 import numpy as np
 import obstore
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zarr
 from google_crc32c import value as checksum
@@ -212,6 +215,148 @@ class TestBombs:
             EmbeddingStore.open(path).read(0, np.empty((CHUNK, DIM), "float32"))
 
 
+def lists(widths: list[int]) -> pa.Array:
+    return pa.ListArray.from_arrays(np.cumsum([0, *widths]), np.zeros(sum(widths), "f4"))
+
+
+SHORT = [f"{row:04d}" for row in range(1000)]
+FEW = lists([4] * 4000)
+PARQUET_BOMBS: dict[str, tuple[str, Callable[[], dict[str, Any]], dict[str, Any]]] = {
+    "zeros": (
+        "bytes of vector.list.element would decode to 67,108,864",
+        lambda: {"vector": lists([1024] * (1 << 14))},
+        {"use_dictionary": False},
+    ),
+    "equal numbers": (
+        "bytes of vector.list.element would decode to 67,108,864",
+        lambda: {"vector": lists([1024] * (1 << 14))},
+        {},
+    ),
+    "uneven rows": (
+        "bytes of vector.list.element would decode to 67,125,248",
+        lambda: {"vector": lists([1 << 16] * 256 + [1] * 4096)},
+        {},
+    ),
+    "a wide row": ("16,777,216 values in 1 rows", lambda: {"vector": lists([1 << 24])}, {}),
+    "long texts": (
+        "rows 0 to 3999 of the column 'key' have 196,612,000 bytes of text",
+        lambda: {"vector": FEW, "key": SHORT + ["x" * (1 << 16)] * 3000},
+        {"dictionary_pagesize_limit": 1 << 20},
+    ),
+    "texts that are one text": (
+        "a page of key has 65,540 bytes in 1 values",
+        lambda: {"vector": FEW, "key": ["x" * (1 << 16)] * 4000},
+        {},
+    ),
+    "texts that begin alike": (
+        "key is stored as DELTA_BYTE_ARRAY",
+        lambda: {"vector": FEW, "key": ["x" * (1 << 14) + text for text in SHORT * 4]},
+        {"use_dictionary": False, "column_encoding": {"key": "DELTA_BYTE_ARRAY"}},
+    ),
+}
+"""What is said of each, its columns, and how they are written."""
+
+
+def varint(number: int) -> bytes:
+    """Return a number as Thrift's compact protocol has it."""
+    rest = number << 1 if number >= 0 else (-number << 1) - 1
+    groups = []
+    while True:
+        groups.append(rest & 127)
+        rest >>= 7
+        if not rest:
+            return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
+
+
+class TestParquetBombs:
+    """Pages say what they decode to, and what they say is held against them."""
+
+    @pytest.mark.parametrize("name", sorted(PARQUET_BOMBS))
+    def test_are_not_decoded(self, tmp_path: Path, name: str) -> None:
+        message, columns, layout = PARQUET_BOMBS[name]
+        path = tmp_path / "x.parquet"
+        table = pa.table(columns())
+        pq.write_table(table, path, compression="zstd", row_group_size=1 << 26, **layout)
+        ids = "key" if "key" in table.column_names else None
+        del table
+        pa.default_memory_pool().release_unused()
+        assert path.stat().st_size < 1 << 18
+        memory = PeakMemory()
+        with pytest.raises(InputError, match=message):
+            cg.ingest(path, tmp_path / "out.zarr", ids=ids)
+        assert memory.bytes() < SMALL
+        assert not (tmp_path / "out.zarr").exists()
+
+    @pytest.mark.parametrize(
+        ("place", "new", "message"),
+        [
+            # type, decoded bytes, stored bytes, each as a number of Thrift behind its kind, 0x15
+            (1, 1 << 30, "a page would decode to 1,073,741,824 bytes"),
+            (2, 1 << 20, "its pages hold more than it declares"),
+            (2, -1, "the head of a page is damaged"),
+            (2, 1 << 40, "the head of a page is damaged"),
+            # the values of the page, in a struct of its own
+            (3, 1 << 20, "its pages hold more than it declares"),
+        ],
+    )
+    def test_of_pages_that_lie_are_not_decoded(
+        self, tmp_path: Path, place: int, new: int, message: str
+    ) -> None:
+        path = tmp_path / "x.parquet"
+        layout: dict[str, Any] = {"use_dictionary": False, "write_page_checksum": False}
+        pq.write_table(pa.table({"vector": FEW}), path, compression="zstd", **layout)
+        content = path.read_bytes()
+        at = pq.read_metadata(path).row_group(0).column(0).data_page_offset
+        numbers = [at + 1]
+        while len(numbers) < 4:
+            end = numbers[-1]
+            while content[end] & 128:
+                end += 1
+            numbers.append(content.index(b"\x15", end + 1) + 1)
+        start = end = numbers[place]
+        while content[end] & 128:
+            end += 1
+        path.write_bytes(content[:start] + varint(new) + content[end + 1 :])
+        memory = PeakMemory()
+        with pytest.raises(CorruptDataError, match=message):
+            cg.ingest(path, tmp_path / "out.zarr")
+        assert memory.bytes() < SMALL
+
+    @pytest.mark.parametrize(
+        "field",
+        [
+            # decoded bytes once more, of 64 bits, which Thrift skips; by a number of 17 bits
+            bytes([0x06, *varint(2), *varint(9)]),
+            bytes([0x05, *varint((1 << 16) + 2), *varint(9)]),
+        ],
+    )
+    def test_of_heads_that_say_two_things_are_not_decoded(
+        self, tmp_path: Path, field: bytes
+    ) -> None:
+        path = tmp_path / "x.parquet"
+        pq.write_table(pa.table({"vector": FEW}), path, use_dictionary=False)
+        content = path.read_bytes()
+        at = pq.read_metadata(path).row_group(0).column(0).data_page_offset
+        # behind type and decoded bytes; the next field then says its number
+        end = content.index(b"\x15", at + 3)
+        path.write_bytes(content[:end] + field + bytes([0x05, *varint(3)]) + content[end + 1 :])
+        with pytest.raises(CorruptDataError, match="the head of a page is damaged"):
+            cg.ingest(path, tmp_path / "out.zarr")
+
+    def test_leave_what_is_no_bomb(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.parquet"
+        vectors = pa.FixedSizeListArray.from_arrays(np.repeat(rows()[0], 1 << 20), DIM << 10)
+        key = ["y" * 4000 + str(row) for row in range(len(vectors))]
+        label = [7] * len(vectors)
+        columns = {"vector": vectors, "key": key, "label": label}
+        for layout in ({}, {"use_dictionary": False}, {"data_page_version": "2.0"}):
+            pq.write_table(pa.table(columns), path, compression="zstd", **layout)
+            store = cg.ingest(path, tmp_path / "s.zarr", ids="key", labels="label", overwrite=True)
+            assert store.ids is not None
+            assert list(store.ids.read(0, len(key))) == key
+            np.testing.assert_array_equal(store.embeddings[:], np.stack(vectors.to_numpy(False)))
+
+
 class TestDeclaredShapes:
     """What is declared only is not believed."""
 
@@ -292,6 +437,10 @@ class TestDeclaredShapes:
 
 def _fitted(path: Path) -> None:
     cg.fit(path, rows())
+
+
+def _went_on(folder: Path) -> None:
+    cg.accumulate([rows(), rows()], checkpoint=folder)
 
 
 def validate_refused(path: Path) -> None:
@@ -381,8 +530,6 @@ class TestPaths:
         np.testing.assert_array_equal(store.embeddings[:], rows())
 
     def test_pipes_and_folders_are_no_chunks(self, tmp_path: Path) -> None:
-        import os
-
         path = write(tmp_path / "a.zarr")
         (path / "embeddings/c/0/0").unlink()
         os.mkfifo(path / "embeddings/c/0/0")
@@ -432,6 +579,42 @@ class TestDocuments:
         (tmp_path / "run.json").write_text("[" * 5000)
         with pytest.raises(CorruptDataError, match="cannot be read .*--restart"):
             _recorded(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ("[" * 100_000, "nested deeper than 64"),
+            ('{"rows": ' + "[" * 80 + "]" * 80 + "}", "nested deeper than 64"),
+            ('{"rows": 3, "rows": 3}', "holds 'rows' twice"),
+            ('{"rows": NaN}', "holds NaN"),
+            (None, "longer than"),
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["checkpoint", "atlas"])
+    def test_of_folders_are_refused(
+        self, tmp_path: Path, kind: str, text: str | None, reason: str
+    ) -> None:
+        if kind == "atlas":
+            path, use = tmp_path / "atlas.json", cg.load_atlas
+        else:
+            path, use = tmp_path / "pass-0/run.json", _went_on
+            path.parent.mkdir()
+            (path.parent / "0-0.safetensors").touch()
+        path.write_text(text or "")
+        if text is None:
+            os.truncate(path, 1 << 33)
+        memory = PeakMemory()
+        with pytest.raises(CorruptDataError, match=f"{path}: is no JSON .*{reason}"):
+            use(tmp_path)
+        assert memory.bytes() < SMALL
+
+    @pytest.mark.parametrize("text", ["[]", "7", "null", '"rows"'])
+    def test_of_a_run_are_objects(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "pass-0").mkdir()
+        (tmp_path / "pass-0/0-0.safetensors").touch()
+        (tmp_path / "pass-0/run.json").write_text(text)
+        with pytest.raises(CorruptDataError, match="run.json: holds .* expected a JSON object"):
+            _went_on(tmp_path)
 
     def test_of_stores_are_of_bounded_length(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.zarr")

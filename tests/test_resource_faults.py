@@ -138,6 +138,29 @@ class TestFewDescriptors:
         assert done.returncode == 0, done.stderr
         assert inside(tmp_path)[0] == "out"
 
+    @pytest.mark.parametrize(
+        "arguments", [["fit", "a.zarr", "b.zarr"], ["accumulate", "a.zarr", "b.zarr"]]
+    )
+    def test_for_workers_are_refused_at_once(
+        self, data: Path, tmp_path: Path, arguments: list[str]
+    ) -> None:
+        given = [*arguments, "--workers", "2", "-o", tmp_path / "out"]
+        message = refused(*given, cwd=data, before=few_descriptors)
+        assert "workers: 2 need 84 open files, the limit of this process is 40" in message
+        assert "ulimit -n 84" in message
+        assert message.count("\n") == 1
+        assert inside(tmp_path) == []
+
+    def test_as_many_as_are_asked_for_are_enough_for_workers(
+        self, data: Path, tmp_path: Path
+    ) -> None:
+        given = ["fit", "a.zarr", "b.zarr", "--workers", "2", "-o", tmp_path / "out"]
+        done = crossgram(
+            *given, cwd=data, before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (84, 84))
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("Traceback") == 0
+
 
 class TestFoldersThatCannotBeWritten:
     @pytest.fixture

@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from crossgram.documents import parsed, read_document
 from crossgram.errors import CorruptDataError, InputError
 from crossgram.locations import local
 from crossgram.merge_tree import Place
@@ -28,6 +29,7 @@ __all__ = ["Checkpoint", "Keepable", "Kept", "KeptNode", "clear_checkpoint", "op
 _KIND = "part of a run"
 _LEFT = "what was done before is kept"
 _RECORD, _LOCK = "run.json", "lock"
+_MOST_RECORD_BYTES = 1 << 24
 _PASS = re.compile(r"pass-\d+")
 _NODE = re.compile(r"(\d{1,2})-(\d{1,8})\.safetensors")
 _UNFINISHED = re.compile(r"\.(run\.json|\d+-\d+\.safetensors)\..*|\.tmp\w+")
@@ -106,7 +108,7 @@ class Checkpoint:
         with run_errors(folder):
             folder.mkdir(exist_ok=True)
             if _places(folder) and (folder / _RECORD).exists():
-                _check_same(folder, json.loads(document))
+                _check_same(folder, parsed(document))
             else:  # nothing is kept that a record could be about
                 with whole_file(folder / _RECORD, overwrite=True) as temporary:
                     temporary.write_text(document, encoding="utf-8")
@@ -253,9 +255,13 @@ def _strangers(folder: Path) -> list[str]:
 def _check_same(folder: Path, record: Mapping[str, Any]) -> None:
     path = folder / _RECORD
     try:
-        there = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        there = read_document(path, _MOST_RECORD_BYTES)
+    except ValueError as error:
         raise CorruptDataError(f"{path}: is no JSON ({error}); remove the folder") from error
+    if not isinstance(there, dict):
+        raise CorruptDataError(
+            f"{path}: holds {type(there).__name__}, expected a JSON object; remove the folder"
+        )
     before, now = (dict(_leaves(one)) for one in (there, record))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):

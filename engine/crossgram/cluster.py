@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import resource
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -34,6 +35,9 @@ __all__ = [
 
 _CONNECT_SECONDS = 10
 _DRAIN_SECONDS = 60
+_OWN_DESCRIPTORS, _DESCRIPTORS_PER_WORKER = 64, 10
+"""Of a process with a cluster: about 25 and 9 are measured, the rest is for what it reads."""
+
 WAITING_TASKS = 2
 """Per thread of a worker: what it can begin at once when a task is done."""
 
@@ -85,6 +89,7 @@ def cluster_client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         return
     if workers is not None and workers < 1:
         raise InputError(f"workers: {workers} given, expected at least 1")
+    _check_descriptors(workers or 1)
     threads = str(max(1, available_threads() // (workers or 1)))
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
     settings = {
@@ -105,6 +110,17 @@ def cluster_client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+def _check_descriptors(workers: int) -> None:
+    """Refuse a local cluster that would run out of files on the way, long after it is begun."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _OWN_DESCRIPTORS + _DESCRIPTORS_PER_WORKER * workers
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise InputError(
+            f"workers: {workers} need {needed} open files, the limit of this process is {limit}; "
+            f"raise it (ulimit -n {needed}), or give fewer workers"
+        )
 
 
 def _check_address(scheduler: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,7 @@ def parsed(
     Traceback (most recent call last):
     ValueError: it holds 'rows' twice
     """
-    if len(document) > most_bytes:
-        raise ValueError(f"it is longer than {most_bytes:,} bytes")
+    _check_length(len(document), most_bytes)
     encoded = document.encode("utf-8", "surrogatepass") if isinstance(document, str) else document
     if sum(map(encoded.count, (b"[", b"{", b","))) > most_values:
         raise ValueError(f"it holds more than {most_values:,} values")
@@ -65,7 +65,9 @@ def parsed(
     raise ValueError(_TOO_DEEP)
 
 
-def read_document(path: Path, most_bytes: int = _MOST_BYTES) -> Any:
+def read_document(
+    path: Path, most_bytes: int = _MOST_BYTES, most_values: int = _MOST_VALUES
+) -> Any:
     """Return the values of a file of JSON, which is not read if it is too long.
 
     Raises
@@ -76,10 +78,16 @@ def read_document(path: Path, most_bytes: int = _MOST_BYTES) -> Any:
         If it cannot be read.
     """
     with path.open("rb") as file:
-        return parsed(file.read(most_bytes + 1), most_bytes)
+        _check_length(os.fstat(file.fileno()).st_size, most_bytes)
+        return parsed(file.read(most_bytes + 1), most_bytes, most_values)
 
 
 _TOO_DEEP = f"it is nested deeper than {_MOST_DEPTH} levels"
+
+
+def _check_length(length: int, most: int) -> None:
+    if length > most:
+        raise ValueError(f"it is longer than {most:,} bytes")
 
 
 def _refuse(name: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
+from crossgram.documents import parsed
 from crossgram.errors import InputError
 from crossgram.folds import FoldedMoments
 from crossgram.heads import ClassifierHead
@@ -166,7 +166,7 @@ def _remembered(seen: Seen) -> dict[str, Any]:
 
 
 def _signature(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
+    return None if text is None else parsed(text)
 
 
 def _shape(source: Source) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -245,9 +246,9 @@ def _check_rows(
             # the sound ones beside what is lost
             for first, last in _steps(start, stop, unit):
                 _read_or_note("embeddings", array, (first, last), read, found)
+                if found.is_full:
+                    return
         progress(Progress("verify", stop, source.rows, found.bytes))
-        if found.is_full:
-            return
 
 
 def _read_or_note(
@@ -261,10 +262,12 @@ def _read_or_note(
     try:
         read(*span)
     except CorruptDataError as error:
-        faults = [] if array is None else list(bad_chunks(array, *span, _label(error)))
-        found.faults += [Fault(name, start, stop, str(own)) for start, stop, own in faults]
-        if not faults:
-            found.faults.append(Fault(name, *span, str(error)))
+        parts = () if array is None else bad_chunks(array, *span, _label(error))
+        faults = [
+            Fault(name, start, stop, str(own))
+            for start, stop, own in islice(parts, _MOST_FAULTS - len(found.faults))
+        ]
+        found.faults += faults or [Fault(name, *span, str(error))]
 
 
 def _label(error: CorruptDataError) -> str:
@@ -305,12 +308,12 @@ def _check_column(
         except CorruptDataError:
             for first, last in _steps(start, stop, unit):
                 _read_or_note(name, column.array, (first, last), _only_read(column), found)
+                if found.is_full:
+                    return
                 if len(found.faults) == before:
                     yield first, last
                 before = len(found.faults)
         progress(Progress(f"verify {name}", stop, len(column), found.bytes))
-        if found.is_full:
-            return
 
 
 def _only_read(column: Column) -> Callable[[int, int], None]:

@@ -177,7 +177,7 @@ def _is_signature(text: Any) -> bool:
 
 def _facts(signature: str) -> dict[str, Any]:
     """Return what a signature says, that of the recipe by dotted names."""
-    facts: dict[str, Any] = json.loads(signature)
+    facts: dict[str, Any] = parsed(signature)
     recipe = facts.pop("recipe", {})
     return facts | {f"recipe.{name}": value for name, value in recipe.items()}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossgram.comparison import Comparison
-from crossgram.documents import parsed
+from crossgram.documents import read_document
 from crossgram.errors import CorruptDataError, InputError
 from crossgram.evaluation import ClassificationReport, IdentificationReport, VerificationReport
 
@@ -35,7 +35,6 @@ FACTS = "atlas.json"
 
 _FORMAT = 1
 _MOST_VALUES = 1 << 24
-_MOST_BYTES = 256 << 20
 """Of the file: ten spaces of 2,048 columns, evaluated in full, take 10 MB."""
 
 
@@ -261,9 +260,7 @@ def load_atlas(folder: str | Path) -> Atlas:
 
     path = Path(folder) / FACTS
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise CorruptDataError(f"{path}: larger than {_MOST_BYTES:,} bytes, as no atlas is")
-        facts = parsed(path.read_bytes(), _MOST_BYTES, _MOST_VALUES)
+        facts = read_document(path, most_values=_MOST_VALUES)
     except OSError as error:
         raise InputError(
             f"{folder}: is no atlas, {FACTS} cannot be read ({error.strerror or error}); make one "

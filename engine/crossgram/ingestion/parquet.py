@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.errors import InputError, WidthMismatchError
+from crossgram.ingestion.parquet_pages import TEXT_BYTES, check_values, check_vectors
 from crossgram.ingestion.table import (
     Matrix,
     Names,
@@ -53,18 +54,22 @@ def open_values(files: Sequence[Path], name: str) -> Values:
     """Open a column of text or integers, which every file has."""
     for file in files:
         with _opened(file) as parquet:
-            _check_values(file, name, parquet.schema_arrow)
+            _check_kind(file, name, parquet.schema_arrow)
+            for _, column in _stored(parquet, name, is_list=False):
+                check_values(file, column)
 
     def pieces() -> Iterator[NDArray[Any]]:
         for file in files:
-            for start, column in _batches(file, name, _COLUMN_ROWS):
+            # a dictionary, so that a long text that many rows share is held once
+            for start, column in _batches(file, name, _COLUMN_ROWS, dictionary=True):
                 _refuse_null(file, name, start, column)
+                _refuse_long(file, name, start, column)
                 yield _numpy(file, column)
 
     return Values(f"{files[0]} column {name!r}", sum(row_counts(files)), pieces)
 
 
-def _check_values(file: Path, name: str, schema: Any) -> None:
+def _check_kind(file: Path, name: str, schema: Any) -> None:
     pyarrow = optional_module("pyarrow", file)
     kind = _field(file, schema, choose(str(file), name, (), _kinds(schema))).type
     if pyarrow.types.is_dictionary(kind):
@@ -80,6 +85,9 @@ def _open_matrix(files: Sequence[Path], name: str | None) -> Matrix:
         with _opened(file) as parquet:
             name = _vector_column(file, name, parquet.schema_arrow)
             kinds.append(parquet.schema_arrow.field(name).type.value_type)
+            value_bytes = kinds[-1].bit_width // 8
+            for rows, column in _stored(parquet, name, is_list=True):
+                check_vectors(file, column, rows, value_bytes)
     assert name is not None
     chosen: str = name
     for file, kind in zip(files, kinds, strict=True):
@@ -171,10 +179,40 @@ def _refuse_null(file: Path, name: str, start: int, column: Any) -> None:
         )
 
 
-def _batches(file: Path, name: str, rows: int) -> Iterator[tuple[int, Any]]:
+def _refuse_long(file: Path, name: str, start: int, column: Any) -> None:
+    """Refuse texts of a dictionary that are long where they are written out for each row."""
+    pyarrow = optional_module("pyarrow", file)
+    if not pyarrow.types.is_dictionary(column.type) or pyarrow.types.is_integer(
+        column.type.value_type
+    ):
+        return
+    compute = optional_module("pyarrow.compute", file)
+    lengths = compute.binary_length(column.dictionary).to_numpy(zero_copy_only=False)
+    total = int(lengths[column.indices.to_numpy()].sum(dtype=np.int64))
+    if total > len(column) * TEXT_BYTES:
+        raise InputError(
+            f"{file}: rows {start} to {start + len(column) - 1} of the column {name!r} have "
+            f"{total:,} bytes of text; at most {TEXT_BYTES:,} a row are read"
+        )
+
+
+def _stored(parquet: Any, name: str, *, is_list: bool) -> Iterator[tuple[int, Any]]:
+    """Yield the rows of each row group, and what its metadata say of a column."""
+    metadata = parquet.metadata
+    for k in range(metadata.num_columns):
+        leaf = parquet.schema.column(k)
+        is_own = leaf.path.startswith(f"{name}.") if is_list else leaf.path == name
+        if is_own and (leaf.max_repetition_level > 0) is is_list:
+            for group in map(metadata.row_group, range(metadata.num_row_groups)):
+                yield group.num_rows, group.column(k)
+
+
+def _batches(
+    file: Path, name: str, rows: int, *, dictionary: bool = False
+) -> Iterator[tuple[int, Any]]:
     """Yield the column in runs of at most `rows`, each with its first row's number."""
     start = 0
-    with _opened(file) as parquet:
+    with _opened(file, [name] if dictionary else None) as parquet:
         for batch in parquet.iter_batches(rows, columns=[name]):
             column = batch.column(name)
             yield start, column
@@ -182,11 +220,13 @@ def _batches(file: Path, name: str, rows: int) -> Iterator[tuple[int, Any]]:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Any]:
+def _opened(file: Path, dictionaries: list[str] | None = None) -> Iterator[Any]:
     pyarrow = optional_module("pyarrow", file)
     parquet = optional_module("pyarrow.parquet", file)
     with (
         reading(file, pyarrow.ArrowException),
-        parquet.ParquetFile(file, buffer_size=_READ_BYTES, pre_buffer=False) as opened,
+        parquet.ParquetFile(
+            file, buffer_size=_READ_BYTES, pre_buffer=False, read_dictionary=dictionaries
+        ) as opened,
     ):
         yield opened
