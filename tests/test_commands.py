@@ -73,6 +73,8 @@ class TestFit:
         assert result["backend"] == "numpy"
         assert result["precision"] == "exact"
         assert result["seconds"] * result["rows_per_second"] == pytest.approx(ROWS)
+        at_best = result["flops"] / result["ceiling_flops_per_second"]
+        assert result["share_of_ceiling"] == pytest.approx(at_best / result["seconds"])
         assert result["peak_memory_bytes"] > 0
         assert result["planned_memory_bytes"] > 0
         assert 0.9 < result["r2"] < 1

@@ -22,7 +22,7 @@ from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.source import Source, SourceLike
 from crossgram.stream import stream_segments
 
-__all__ = ["Bench", "bench"]
+__all__ = ["Bench", "bench", "product_rate"]
 
 _SECONDS = 1.0
 _MOST_READ = 2 << 30
@@ -133,7 +133,7 @@ def bench(
         step()
         decode = _decoding_rate(plan, sources)
         step()
-        flops = _product_rate(plan)
+        flops = product_rate(plan, _SECONDS)
         step()
         rows = _pass_rate(ready)
         step()
@@ -209,11 +209,19 @@ def _copy_rate(threads: int) -> float:
 
         return once
 
-    return _rate(work, threads)
+    return _rate(work, threads, _SECONDS)
 
 
-def _product_rate(plan: Plan) -> float:
-    """Return the flops a second of the products of a pass, of rows in the cache, on its threads."""
+def product_rate(plan: Plan, seconds: float) -> float:
+    """Return the flops a second of the products of a pass, of rows in the cache, on its threads.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the pass, on the processor.
+    seconds : float
+        For which they are measured.
+    """
     dtype = np.float64 if plan.precision == "exact" else np.float32
     dims = [space.dim for space in plan.spaces]
     tile_rows = tile_rows_of("cpu")
@@ -238,10 +246,10 @@ def _product_rate(plan: Plan) -> float:
 
         return once
 
-    return _rate(work, plan.threads)
+    return _rate(work, plan.threads, seconds)
 
 
-def _rate(work: Callable[[], Callable[[], float]], threads: int) -> float:
+def _rate(work: Callable[[], Callable[[], float]], threads: int, seconds: float) -> float:
     """Return what threads do a second together, each of them something of its own."""
     amounts = [0.0] * threads
     ready = threading.Barrier(threads + 1)
@@ -250,7 +258,7 @@ def _rate(work: Callable[[], Callable[[], float]], threads: int) -> float:
         once = work()
         once()
         ready.wait()
-        until = time.perf_counter() + _SECONDS
+        until = time.perf_counter() + seconds
         while time.perf_counter() < until:
             amounts[k] += once()
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_CEILING_SECONDS = 0.2
+
 
 @click.command("fit")
 @click.argument("x", type=click.Path())
@@ -99,7 +101,20 @@ def command(
     if checkpoint is not None:
         clear_checkpoint(checkpoint)
     result = report.to_dict() | {"map": output, "moments": moments}
+    if as_json and report.plan.device == "cpu" and client is None:
+        result |= _ceiling(report)
     emit(result, as_json, _text(report, output, moments))
+
+
+def _ceiling(report: FitReport) -> dict[str, float]:
+    """Return the rate of this run's products at best, and the share of the run they would take."""
+    from crossgram.ceilings import product_rate
+
+    rate = product_rate(report.plan, _CEILING_SECONDS)
+    return {
+        "ceiling_flops_per_second": rate,
+        "share_of_ceiling": report.plan.flops / rate / report.seconds,
+    }
 
 
 def _text(report: FitReport, output: str, moments: str | None) -> str:
