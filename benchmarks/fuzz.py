@@ -259,9 +259,10 @@ def _write(place: Path, kind: str, files: Mapping[str, bytes], written: dict[str
         path = root / relative
         if old == new:
             continue
-        if old == DIRECTORY:
-            path.rmdir()
-        elif old is not None:
+        # whatever is there: readers of checkpoints write what is missing
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
             path.unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         if new == DIRECTORY:

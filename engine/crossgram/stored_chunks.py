@@ -26,6 +26,7 @@ from crossgram.errors import InputError
 __all__ = [
     "MAX_CHUNK_BYTES",
     "Held",
+    "InFile",
     "StoredForm",
     "check_parts_are_own",
     "opened_chunk",
@@ -70,8 +71,14 @@ class Held:
 
 
 @dataclass(frozen=True)
-class _InFile:
-    """Bytes of an open file."""
+class InFile:
+    """Bytes of an open file.
+
+    Attributes
+    ----------
+    descriptor, size : int
+        Of the file.
+    """
 
     descriptor: int
     size: int
@@ -269,7 +276,7 @@ def _unknown(what: str, label: str) -> InputError:
 
 
 @contextmanager
-def opened_chunk(path: Path, root: Path) -> Iterator[Content]:
+def opened_chunk(path: Path, root: Path) -> Iterator[InFile]:
     """Open a stored chunk.
 
     Raises
@@ -292,7 +299,7 @@ def opened_chunk(path: Path, root: Path) -> Iterator[Content]:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise FileNotFoundError(path)
-        yield _InFile(descriptor, status.st_size)
+        yield InFile(descriptor, status.st_size)
     finally:
         os.close(descriptor)
 

@@ -1,9 +1,9 @@
 """Reading rows of Zarr arrays into memory that already exists.
 
-Whole chunks are read through the Rust `zarrs` pipeline, which decodes them into the caller's
-buffer. Parts of chunks are read through zarr's own pipeline: `zarrs` does not verify the checksum
-of a chunk that it decodes in part. So are objects in buckets, which `zarrs` would read by a client
-of its own.
+Whole chunks of whole rows are decoded by `row_chunks` where they are stored simply, others through
+the Rust `zarrs` pipeline; both decode into the caller's buffer. Parts of chunks are read through
+zarr's own pipeline: `zarrs` does not verify the checksum of a chunk that it decodes in part. So are
+objects in buckets, which `zarrs` would read by a client of its own.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from crossgram.errors import AccessDeniedError, CorruptDataError, CrossgramError
 from crossgram.locations import Location, ObjectPath, locate
 from crossgram.objects import METADATA, MOST_METADATA_BYTES, Objects, open_objects
 from crossgram.output import sync
+from crossgram.row_chunks import RowChunks, row_chunks_of
 from crossgram.stored_chunks import (
     MAX_CHUNK_BYTES,
+    InFile,
     StoredForm,
     check_parts_are_own,
     opened_chunk,
@@ -250,13 +252,11 @@ def read_rows(array: zarr.Array[Any], start: int, out: NDArray[Any], label: str)
         Names the object that a service failed to deliver.
     """
     stop = start + len(out)
-    if _is_local(array):
-        check_chunks(array, start, stop, label)
-    else:
+    if not _is_local(array):
         # asking whether each is there would double the requests
         array = _watched(array, start, stop, label)
     try:
-        _decode(array, start, out)
+        _decode(array, start, out, label)
     except CrossgramError:
         raise
     except Exception as error:
@@ -353,16 +353,32 @@ def _layout(array: zarr.Array[Any]) -> dict[str, Any]:
     return {name: facts[name] for name in facts if name not in ("shape", "attributes")}
 
 
-def _decode(array: zarr.Array[Any], start: int, out: NDArray[Any]) -> None:
+def _decode(array: zarr.Array[Any], start: int, out: NDArray[Any], label: str) -> None:
     first, last = _whole_chunks(array, start, start + len(out))
     head, middle, tail = np.split(out, [first - start, last - start])
     if len(middle):
-        _decode_with(array, first, middle)
+        simple = row_chunks_of(array) if _is_local(array) else None
+        if simple is None:
+            check_chunks(array, first, last, label)
+            _decode_with(array, first, middle)
+        else:
+            _decode_simple(array, simple, first, middle, label)
     if len(head) or len(tail):
         verifying = _verifying(array)
         for position, part in ((start, head), (last, tail)):
             if len(part):
+                check_chunks(array, position, position + len(part), label)
                 _decode_with(verifying, position, part)
+
+
+def _decode_simple(
+    array: zarr.Array[Any], form: RowChunks, start: int, out: NDArray[Any], label: str
+) -> None:
+    stored = stored_form(array, label)
+    for index in _chunks(array, start, start + len(out)):
+        first = index[0] * form.rows - start
+        with _looked_at(array, stored, index, label) as content:
+            form.decode(content, out[first : first + form.rows])
 
 
 def _whole_chunks(array: zarr.Array[Any], start: int, stop: int) -> tuple[int, int]:
@@ -434,14 +450,24 @@ def _within(array: zarr.Array[Any], index: _Index) -> tuple[int, ...]:
 
 
 def _check_chunk(array: zarr.Array[Any], form: StoredForm, index: _Index, label: str) -> None:
+    with _looked_at(array, form, index, label):
+        pass
+
+
+@contextmanager
+def _looked_at(
+    array: zarr.Array[Any], form: StoredForm, index: _Index, label: str
+) -> Iterator[InFile]:
+    """Give a chunk that is what the array declares, or say what is wrong with it."""
     file = _chunk_file(array, index)
     assert file is not None
     try:
         with opened_chunk(file, Path(array.store.root)) as content:  # type: ignore[attr-defined]
             form.check(content, _within(array, index) if form.inner else None)
+            yield content
     except FileNotFoundError as error:
         raise _missing(array, index, label) from error
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise _damaged(array, index, label, error) from error
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from error

@@ -1,0 +1,131 @@
+"""Chunks that are decoded into place are what zarr makes of them, or refused."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
+
+from crossgram.errors import CorruptDataError
+from crossgram.row_chunks import row_chunks_of
+from crossgram.zarr_io import open_node, read_rows
+
+ROWS, DIM, CHUNK = 50, 6, 8
+LZ4 = BloscCodec(cname="lz4", shuffle="shuffle", typesize=4)
+SIMPLE: dict[str, list[Any]] = {
+    "lz4": [LZ4, Crc32cCodec()],
+    "no checksum": [LZ4],
+    "zstd in blosc": [BloscCodec(cname="zstd", shuffle="bitshuffle", typesize=4), Crc32cCodec()],
+    "plain": [Crc32cCodec()],
+    "bare": [],
+}
+OTHER: dict[str, dict[str, Any]] = {
+    "zstd": {"compressors": [ZstdCodec(), Crc32cCodec()]},
+    "checksum within": {"compressors": [Crc32cCodec(), LZ4]},
+    "big endian": {"compressors": [LZ4], "serializer": BytesCodec(endian="big")},
+    "shards": {"compressors": [LZ4], "shards": (2 * CHUNK, DIM)},
+    "cut columns": {"compressors": [LZ4], "chunks": (CHUNK, DIM // 2)},
+    "version 2": {"zarr_format": 2},
+}
+
+
+def write(path: Path, values: Any, **options: Any) -> zarr.Array[Any]:
+    array = zarr.create_array(
+        path,
+        **{"shape": values.shape, "dtype": values.dtype, "chunks": (CHUNK, *values.shape[1:])}
+        | options,
+    )
+    array[:] = values
+    opened = open_node(path)
+    assert isinstance(opened, zarr.Array)
+    return opened
+
+
+def read(array: zarr.Array[Any], start: int = 0, stop: int = ROWS) -> Any:
+    out = np.full((stop - start, *array.shape[1:]), 77, array.dtype)
+    read_rows(array, start, out, "a.zarr")
+    return out
+
+
+def values(dtype: str = "f4", columns: tuple[int, ...] = (DIM,)) -> Any:
+    return (np.random.default_rng(0).normal(size=(ROWS, *columns)) * 100).astype(dtype)
+
+
+@pytest.mark.parametrize("codecs", SIMPLE)
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i8", "u1"])
+@given(ends=st.tuples(st.integers(0, ROWS), st.integers(0, ROWS)).map(sorted))
+def test_rows_are_those_that_were_written(
+    tmp_path_factory: pytest.TempPathFactory, codecs: str, dtype: str, ends: list[int]
+) -> None:
+    path = tmp_path_factory.mktemp("row-chunks") / "a"
+    array = write(path, values(dtype), compressors=SIMPLE[codecs])
+    assert row_chunks_of(array) is not None
+    np.testing.assert_array_equal(read(array, *ends), values(dtype)[slice(*ends)])
+
+
+def test_columns_of_one_number_a_row(tmp_path: Path) -> None:
+    array = write(tmp_path / "a", values("i8", ()), compressors=SIMPLE["lz4"])
+    assert row_chunks_of(array) is not None
+    np.testing.assert_array_equal(read(array), values("i8", ()))
+
+
+@pytest.mark.parametrize("layout", OTHER)
+def test_what_is_stored_otherwise_is_read_otherwise(tmp_path: Path, layout: str) -> None:
+    array = write(tmp_path / "a", values(), **OTHER[layout])
+    assert row_chunks_of(array) is None
+    np.testing.assert_array_equal(read(array), values())
+
+
+@pytest.mark.parametrize("codecs", ["lz4", "zstd in blosc", "plain"])
+@given(data=st.data())
+def test_a_changed_bit_is_found(
+    tmp_path_factory: pytest.TempPathFactory, codecs: str, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("row-chunks") / "a"
+    array = write(path, values(), compressors=SIMPLE[codecs])
+    file = path / "c" / "2" / "0"
+    content = bytearray(file.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    file.write_bytes(content)
+    with pytest.raises(CorruptDataError, match=r"a\.zarr: chunk c/2/0 \(rows 16 to 23\)"):
+        read(array)
+
+
+@pytest.mark.parametrize("codecs", SIMPLE)
+@given(data=st.data())
+def test_a_cut_chunk_is_found(
+    tmp_path_factory: pytest.TempPathFactory, codecs: str, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("row-chunks") / "a"
+    array = write(path, values(), compressors=SIMPLE[codecs])
+    file = path / "c" / "2" / "0"
+    content = file.read_bytes()
+    file.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    with pytest.raises(CorruptDataError, match=r"a\.zarr: chunk c/2/0 \(rows 16 to 23\)"):
+        read(array)
+
+
+@pytest.mark.parametrize("codecs", ["no checksum", "bare"])
+def test_a_chunk_of_fewer_rows_leaves_nothing_unwritten(tmp_path: Path, codecs: str) -> None:
+    array = write(tmp_path / "a", values(), compressors=SIMPLE[codecs])
+    write(tmp_path / "b", values()[:16], compressors=SIMPLE[codecs], chunks=(4, DIM))
+    (tmp_path / "a" / "c" / "2" / "0").write_bytes((tmp_path / "b" / "c" / "0" / "0").read_bytes())
+    with pytest.raises(CorruptDataError, match=r"chunk c/2/0"):
+        read(array)
+
+
+def test_threads_read_side_by_side(tmp_path: Path) -> None:
+    rows = np.random.default_rng(1).normal(size=(4000, DIM)).astype("f4")
+    array = write(tmp_path / "a", rows, compressors=SIMPLE["lz4"])
+    starts = list(range(0, 4000, 80)) * 4
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda start: read(array, start, start + 80), starts))
+    for start, own in zip(starts, found, strict=True):
+        np.testing.assert_array_equal(own, rows[start : start + 80])
