@@ -125,7 +125,7 @@ MUTATIONS = [
         ("accumulator", "_OUTWEIGHS * self._weight < weight", "False"),
         ("accumulator", "kernels.scale_rows(tile, roots)", "kernels.scale_rows(tile, weights)"),
         ("accumulator", "self._skipped += int(rows - keep.sum())", "pass"),
-        ("accumulator", "self._refuse_underflow()\n", "pass\n"),
+        ("accumulator", "self._refuse_underflow(", "list("),
         ("accumulator", 'result.check_finite("accumulate")', "pass"),
         (
             "accumulator",
@@ -163,7 +163,7 @@ MUTATIONS = [
         ("checkpoint", "self._spent.append((level, index))", "self._path(level, index).unlink()"),
         (
             "checkpoint",
-            "_check_same(folder, json.loads(document))\n            else",
+            "_check_same(folder, parsed(document))\n            else",
             "pass\n            else",
         ),
         ("checkpoint", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB"),

@@ -207,7 +207,8 @@ def proxy(url: str) -> Iterator[Proxy]:
 
     class Handler(StreamRequestHandler):
         def handle(self) -> None:
-            with suppress(OSError):
+            # or an answer that has no end: the server gave up on a client that went away
+            with suppress(OSError, ValueError):
                 _pass_on(self, told)
 
     class Server(ThreadingTCPServer):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import blake2b
 from numbers import Integral
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -194,24 +196,31 @@ class Pass:
         CorruptDataError
             If a chunk cannot be read.
         """
-        kept = self.collect(progress)
-        if isinstance(kept, FoldedMoments) and len(kept.with_rows) < 2:
-            raise InputError(
-                f"folds: all of the {self.plan.rows} rows fell into one fold of "
-                f"{len(kept.folds)} by {kept.by}; group them by something else"
-            )
         reads = record or self._options.remember
-        seen, ids = self.known() if reads else (UNSEEN, None)
+        with ThreadPoolExecutor(1, "crossgram-ids") as beside:
+            is_over = Event()
+            knowing = beside.submit(self.known, is_over) if reads else None
+            try:
+                kept = self.collect(progress)
+                if isinstance(kept, FoldedMoments) and len(kept.with_rows) < 2:
+                    raise InputError(
+                        f"folds: all of the {self.plan.rows} rows fell into one fold of "
+                        f"{len(kept.folds)} by {kept.by}; group them by something else"
+                    )
+                seen, ids = (UNSEEN, None) if knowing is None else knowing.result()
+            finally:
+                is_over.set()
         return with_history(kept, (self.recorded(ids),) if record else kept.history, seen)
 
-    def known(self) -> tuple[Seen, str | None]:
+    def known(self, is_over: Event | None = None) -> tuple[Seen, str | None]:
         """Return what is to be remembered of the rows, and the sum of the hashes of their ids.
 
-        Both from one reading of ids and labels; the sum is None if no source has ids.
+        Both from one reading of ids and labels; the sum is None if no source has ids. An event that
+        is set ends it early.
         """
         if self._options.remember:
             used = None if self._weights is None else self._counts
-            return known_rows(self.sources, used)
+            return known_rows(self.sources, used, lambda: is_over is None or not is_over.is_set())
         return UNSEEN, self.row_ids()
 
     def recorded(self, ids: str | None) -> Operation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
@@ -19,6 +20,7 @@ from crossgram.store import Column
 __all__ = ["RECORDING_BYTES", "fingerprint", "id_hashes", "id_sum", "known_rows"]
 
 _COLUMN_ROWS = 65_536
+_AT_A_TIME = 256
 
 RECORDING_BYTES = 32 << 20
 """What reading ids takes, and the allocator keeps of it: some blocks of text as objects."""
@@ -40,7 +42,9 @@ def id_sum(ids: Column | None) -> str | None:
 
 
 def known_rows(
-    sources: Sequence[Source], used: Callable[[int, int], NDArray[np.bool_]] | None = None
+    sources: Sequence[Source],
+    used: Callable[[int, int], NDArray[np.bool_]] | None = None,
+    is_wanted: Callable[[], bool] = lambda: True,
 ) -> tuple[Seen, str | None]:
     """Return which images and people rows are of, and `id_sum` of their ids, from one reading.
 
@@ -51,6 +55,8 @@ def known_rows(
     used : callable, optional
         Tells which of the rows from a start to a stop count. The others, and those that are
         masked, have not been seen.
+    is_wanted : callable, optional
+        Asked now and then; after no, nothing more is read, and what is returned is of no use.
 
     Returns
     -------
@@ -62,6 +68,8 @@ def known_rows(
     images, people, names, total = SketchBuilder(), SketchBuilder(), Counter[Any](), 0
     rows = 0 if ids is None and labels is None else sources[0].rows
     for start in range(0, rows, _COLUMN_ROWS):
+        if not is_wanted():
+            break
         stop = min(start + _COLUMN_ROWS, rows)
         kept = np.ones(stop - start, bool) if used is None else used(start, stop)
         masked = masked_rows(sources, start, stop)
@@ -88,7 +96,13 @@ def _values(numbers: Counter[Any]) -> NDArray[np.int64]:
 
 def id_hashes(values: NDArray[Any]) -> NDArray[np.uint64]:
     """Return a 64-bit hash of each id, the same on every machine."""
-    digests = [blake2b(text.encode(), digest_size=8).digest() for text in map(str, values.tolist())]
+    texts = values.tolist()
+    digests: list[bytes] = []
+    for start in range(0, len(texts), _AT_A_TIME):
+        some = map(str, texts[start : start + _AT_A_TIME])
+        digests += [blake2b(text.encode(), digest_size=8).digest() for text in some]
+        # lets go of the interpreter's lock, which lanes want for a moment
+        time.sleep(0)
     return np.frombuffer(b"".join(digests), "<u8")
 
 
