@@ -25,13 +25,16 @@ from peers import OURS, PEERS, blocks, design
 from results import table, write
 
 import crossgram as cg
-from crossgram.plan import available_threads
+from crossgram.plan import available_threads, parse_bytes
 
 _SIZES = ("200000x512", "1000000x512", "200000x2048")
 _PATIENCE = 300
 """Seconds that all runs of one peer may take, unless the first takes as long by itself."""
 
 _LIMIT = 3600
+_OUT_OF_MEMORY = re.compile(r"MemoryError|an(no|')t allocate|bad_alloc|can't start new thread")
+"""What NumPy, PyTorch, C++ and Python say; a thread that cannot start has no room for its stack."""
+
 _SHARE = 5 / 6
 """Of the machine's memory, that a peer may take; the rest is for the stores in the page cache."""
 
@@ -87,14 +90,22 @@ def _size(_context: object, _parameter: object, given: Sequence[str]) -> list[tu
     help="ROWSxCOLUMNS; source and target are as wide.",
 )
 @click.option("--rounds", default=5, show_default=True)
+@click.option("--memory", help="That a peer may map, such as 8GiB.  [default: 5/6 of all]")
 @click.option("--only", multiple=True, type=click.Choice([*PEERS]), help="Instead of all.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures, and write nothing.")
 def main(
-    folder: Path, sizes: list[tuple[int, int]], rounds: int, only: tuple[str, ...], as_json: bool
+    folder: Path,
+    sizes: list[tuple[int, int]],
+    rounds: int,
+    memory: str | None,
+    only: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Measure and write to RESULTS.md."""
     names = only or tuple(PEERS)
-    data = {"sizes": [_measured(folder, *size, rounds, names) for size in sizes]}
+    room = int(_SHARE * _machine_memory()) if memory is None else parse_bytes(memory)
+    measured = [_measured(folder, *size, rounds, names, room) for size in sizes]
+    data = {"memory": room, "threads": available_threads(), "sizes": measured}
     if as_json:
         print(json.dumps(data))
     else:
@@ -102,7 +113,7 @@ def main(
 
 
 def _measured(
-    folder: Path, rows: int, columns: int, rounds: int, names: Sequence[str]
+    folder: Path, rows: int, columns: int, rounds: int, names: Sequence[str], room: int
 ) -> dict[str, Any]:
     """Run all peers in turn, round by round, so that what slows the machine meets all alike."""
     x, y, _ = pair(folder, rows, columns, columns)
@@ -120,14 +131,13 @@ def _measured(
             for name in random.Random(number).sample(names, len(names)):
                 if not runs[name].are_enough(rounds):
                     read_into_cache(x, y)
-                    _run(name, small, x.parent, exact, runs[name])
+                    _run(name, [str(room), small, x.parent], exact, runs[name])
                     _say(f"round {number + 1} of {rounds}: {name}: {runs[name].to_dict()}")
     peers = {name: own.to_dict() for name, own in runs.items()}
     return {
         "rows": rows,
         "columns": columns,
         "rounds": rounds,
-        "threads": available_threads(),
         "ceiling_seconds": median(ceilings),
         "reference_digits_of_qr": agreed,
         "peers": peers,
@@ -135,13 +145,13 @@ def _measured(
     }
 
 
-def _run(name: str, small: Path, given: Path, exact: NDArray[np.float64], runs: _Runs) -> None:
+def _run(name: str, given: Sequence[str | Path], exact: NDArray[np.float64], runs: _Runs) -> None:
     """Run a peer once, in a process of its own."""
     threads = str(available_threads())
     own = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
     with TemporaryDirectory() as place:
         out = Path(place) / "map.npy"
-        command = [sys.executable, _PROGRAM, name, str(_memory()), small, given, out]
+        command = [sys.executable, _PROGRAM, name, *given, out]
         try:
             done = subprocess.run(
                 command,
@@ -164,12 +174,12 @@ def _run(name: str, small: Path, given: Path, exact: NDArray[np.float64], runs: 
         runs.digits.append(_digits(np.load(out), exact))
 
 
-def _memory() -> int:
-    return int(_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+def _machine_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _reason(code: int, said: str) -> str:
-    if code == -signal.SIGKILL or re.search(r"MemoryError|an(no|')t allocate|bad_alloc", said):
+    if code == -signal.SIGKILL or _OUT_OF_MEMORY.search(said):
         return "out of memory"
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
@@ -179,7 +189,8 @@ def _reason(code: int, said: str) -> str:
 def _digits(found: NDArray[Any], exact: NDArray[np.float64]) -> float:
     """Return the correct digits of the worst column of a map."""
     errors = np.linalg.norm(found - exact, axis=0) / np.linalg.norm(exact, axis=0)
-    return float(-np.log10(np.clip(errors.max(), np.finfo(float).eps, 1)))
+    worst = np.nan_to_num(errors.max(), nan=1.0)
+    return float(-np.log10(np.clip(worst, np.finfo(float).eps, 1)))
 
 
 def _qr_map(x: Path, y: Path) -> NDArray[np.float64]:
@@ -215,14 +226,15 @@ def _fastest(peers: dict[str, Any]) -> list[dict[str, Any]]:
 def _text(data: dict[str, Any]) -> str:
     return (
         "## Side by side with other packages, float32 rows, condition 3,000\n\n"
-        "From Zarr stores in the page cache to the map, with an intercept, each run in a process "
+        "From Zarr stores in the page cache to the map, with an intercept, by "
+        f"{data['threads']} threads, each run in a process "
         "of its own that has mapped a small pair before; medians of runs taken in turn, peers in "
         "another order each round. A peer whose runs together would take more than five minutes "
         "has fewer of them. Peaks are of the resident set, above that after the small pair; "
-        f"{_memory() / 2**30:.1f} GiB may be mapped above it. Digits are -log10 of the relative "
-        "error of the worst column of M, against crossgram's map of 14 digits. Arithmetic is "
-        "float64 where nothing else is said; ridges are 1e-12. All read through zarrs.\n\n"
-        + "\n\n".join(_section(size) for size in data["sizes"])
+        f"{data['memory'] / 2**30:.1f} GiB may be mapped above it. Digits are -log10 of the "
+        "relative error of the worst column of M, against crossgram's map of 14 digits. "
+        "Arithmetic is float64 where nothing else is said; ridges are 1e-12. All read through "
+        "zarrs.\n\n" + "\n\n".join(_section(size) for size in data["sizes"])
     )
 
 
@@ -238,7 +250,7 @@ def _section(size: dict[str, Any]) -> str:
     return (
         f"### {rows:,} rows, {columns:,} to {columns:,}\n\n"
         f"The ceiling, dsyrk + dgemm on resident float64 blocks, timed each round: {ceiling:.2f} s "
-        f"({gflops(rows, columns, columns, ceiling):.0f} Gflop/s), {size['threads']} threads. "
+        f"({gflops(rows, columns, columns, ceiling):.0f} Gflop/s). "
         f"A float64 QR and the reference agree to {size['reference_digits_of_qr']:.1f} digits.\n\n"
         + table(["", "seconds", "range", "x crossgram, exact", "peak MB", "digits"], lines)
         + "".join(f"\n\n{ratio}" for ratio in ratios)
