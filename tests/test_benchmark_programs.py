@@ -50,8 +50,8 @@ def test_packages_side_by_side(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_the_memory_is_listed(tmp_path: Path) -> None:
-    # float64 rows with a column of ones take 103 MB
-    options = ["--folder", tmp_path, "--size", "100000x128", "--rounds", 2, "--memory", "100MB"]
+    # float64 rows with a column of ones take 52 MB
+    options = ["--folder", tmp_path, "--size", "100000x64", "--rounds", 2, "--memory", "50MB"]
     (size,) = figures("side_by_side.py", *options, "--only=numpy.linalg.lstsq")["sizes"]
     assert size["peers"] == {"numpy.linalg.lstsq": {"failed": "out of memory"}}
     assert size["fastest"] == []
