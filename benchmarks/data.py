@@ -15,15 +15,17 @@ FOLDER = Path(gettempdir()) / "crossgram-bench"
 P = Q = 512
 
 
-def pair(folder: Path, rows: int, **layout: object) -> tuple[Path, Path, Path]:
+def pair(
+    folder: Path, rows: int, p: int = P, q: int = Q, **layout: object
+) -> tuple[Path, Path, Path]:
     """Return source store, target store and planted map, made unless they are there.
 
     What `crossgram synth` makes at condition number 3,000.
     """
-    out = folder / f"pair-{rows}"
+    out = folder / (f"pair-{rows}" if (p, q) == (P, Q) else f"pair-{rows}-{p}-{q}")
     if not out.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        cg.synth(out, rows=rows, source_dim=P, target_dim=Q, condition=3000, seed=0, **layout)
+        cg.synth(out, rows=rows, source_dim=p, target_dim=q, condition=3000, seed=0, **layout)
     return out / "a.zarr", out / "b.zarr", out / "truth.safetensors"
 
 
