@@ -8,13 +8,15 @@ that changes nothing: docs/guarantees.md tells which.
 from __future__ import annotations
 
 import os
+import queue
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -215,24 +217,37 @@ def passes(tests: Sequence[str], copy: Path, limit: float) -> bool:
 @click.command()
 @click.option("--only", multiple=True, type=click.Choice([*TESTS]), help="Instead of all modules.")
 @click.option("--limit", default=300.0, show_default=True, help="Seconds of the tests of a module.")
-def main(only: tuple[str, ...], limit: float) -> None:
+@click.option("--jobs", default=2, show_default=True, help="Copies of the tree, side by side.")
+def main(only: tuple[str, ...], limit: float, jobs: int) -> None:
     """Mutate, test, and write to RESULTS.md."""
     # by the time that their tests take
     order = [module for module in TESTS if not only or module in only]
     chosen = sorted(
         (one for one in MUTATIONS if one.module in order), key=lambda one: order.index(one.module)
     )
-    began, survivors = time.monotonic(), []
-    with TemporaryDirectory() as place:
-        copy = Path(place) / "tree"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "build", "dist"))
-        for module in order:
-            if not passes(TESTS[module], copy, limit):
+    began = time.monotonic()
+    with TemporaryDirectory() as place, ThreadPoolExecutor(jobs) as pool:
+        copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        for k in range(jobs):
+            ignored = shutil.ignore_patterns(".*", "build", "dist")
+            copies.put(Path(shutil.copytree(ROOT, Path(place) / str(k), ignore=ignored)))
+
+        def sound(module: str) -> bool:
+            with _taken(copies) as copy:
+                return passes(TESTS[module], copy, limit)
+
+        def alive(mutation: Mutation) -> bool:
+            with _taken(copies) as copy:
+                found = survives(mutation, copy, limit)
+            print(f"{'SURVIVES' if found else 'noticed'}: {mutation}", flush=True)
+            return found
+
+        for module, is_sound in zip(order, pool.map(sound, order), strict=True):
+            if not is_sound:
                 raise click.ClickException(f"{module}: its tests fail without a mutation")
-        for mutation in chosen:
-            alive = survives(mutation, copy, limit)
-            survivors += [mutation] if alive else []
-            print(f"{'SURVIVES' if alive else 'noticed'}: {mutation}", flush=True)
+        survivors = [
+            one for one, is_alive in zip(chosen, pool.map(alive, chosen), strict=True) if is_alive
+        ]
     if only:
         return
     rows = [[f"`{one.module}`", _code(one.old), _code(one.new)] for one in survivors]
@@ -242,6 +257,15 @@ def main(only: tuple[str, ...], limit: float) -> None:
         f"modules' own tests, in {(time.monotonic() - began) / 60:.0f} minutes. These were not:\n\n"
         + table(["module", "of", "became"], rows),
     )
+
+
+@contextmanager
+def _taken(copies: queue.SimpleQueue[Path]) -> Iterator[Path]:
+    copy = copies.get()
+    try:
+        yield copy
+    finally:
+        copies.put(copy)
 
 
 def _code(text: str) -> str:
