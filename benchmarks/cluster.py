@@ -15,6 +15,7 @@ from results import table, write
 
 import crossgram as cg
 from crossgram import plan
+from crossgram.checkpoint import clear_checkpoint
 from crossgram.cluster import cluster_client
 from crossgram.kernels import RUN_TILES, tile_rows_of
 
@@ -25,7 +26,7 @@ _SEGMENT_ROWS = RUN_TILES * tile_rows_of("cpu")
 
 
 @click.command()
-@click.option("--rows", default=400_000, show_default=True, help="Of the stores for scaling.")
+@click.option("--rows", default=1_000_000, show_default=True, help="Of the stores for scaling.")
 @click.option("--segments", default=10_000, show_default=True, help="For the scheduler's share.")
 def main(rows: int, segments: int) -> None:
     """Measure on synthetic stores in a temporary folder."""
@@ -40,6 +41,11 @@ def main(rows: int, segments: int) -> None:
                     client.run(_stay_on, core, workers=[address])
                 name = f"{workers} worker{'s' if workers > 1 else ''}"
                 seconds[name] = _seconds(spaces, client=client)
+                if workers == 2:
+                    kept = Path(folder) / "kept"
+                    seconds[f"{name}, checkpoint"] = _seconds(
+                        spaces, client=client, checkpoint=kept
+                    )
         one = seconds["1 worker"] * _SEGMENT_ROWS / rows
         overhead = _overhead(Path(folder), segments, one)
     efficiency = seconds["1 worker"] / (2 * seconds["2 workers"])
@@ -68,6 +74,8 @@ def _seconds(spaces: list[Path], **options: Any) -> float:
     for _ in range(_REPEATS + 1):
         started = time.perf_counter()
         cg.accumulate(spaces, remember=False, **options)
+        if "checkpoint" in options:
+            clear_checkpoint(options["checkpoint"])
         measured.append(time.perf_counter() - started)
     # the first opens files and starts threads
     return statistics.median(measured[1:])
