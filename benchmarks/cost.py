@@ -16,7 +16,7 @@ from results import table, write
 from scipy.optimize import nnls
 
 import crossgram as cg
-from crossgram.plan import available_threads
+from crossgram.resources import available_threads
 
 _CALIBRATION = ((800_000, 128), (400_000, 384))
 _SIZES = ((400_000, 256), (200_000, 512), (400_000, 512), (100_000, 1024), (50_000, 2048))

@@ -16,7 +16,7 @@ import numpy as np
 from results import table, write
 from scaling_point import Point
 
-from crossgram.plan import available_threads
+from crossgram.resources import available_threads
 
 _PROGRAM = Path(__file__).parent / "scaling_point.py"
 _QUANTITIES = ("accumulate", "solve", "peak_bytes")

@@ -25,7 +25,8 @@ from peers import OURS, PEERS, blocks, design
 from results import table, write
 
 import crossgram as cg
-from crossgram.plan import available_threads, parse_bytes
+from crossgram.plan import parse_bytes
+from crossgram.resources import available_threads
 
 _SIZES = ("200000x512", "1000000x512", "200000x2048")
 _PATIENCE = 300

@@ -15,7 +15,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
 from crossgram.errors import CorruptDataError
 from crossgram.row_chunks import row_chunks_of
-from crossgram.zarr_io import open_node, read_rows
+from crossgram.zarr_io import open_node, read_rows, write_rows
 
 ROWS, DIM, CHUNK = 50, 6, 8
 LZ4 = BloscCodec(cname="lz4", shuffle="shuffle", typesize=4)
@@ -129,3 +129,52 @@ def test_threads_read_side_by_side(tmp_path: Path) -> None:
         found = list(pool.map(lambda start: read(array, start, start + 80), starts))
     for start, own in zip(starts, found, strict=True):
         np.testing.assert_array_equal(own, rows[start : start + 80])
+
+
+def made(path: Path, shape: tuple[int, ...], dtype: str, codecs: str) -> zarr.Array[Any]:
+    return zarr.create_array(
+        path, shape=shape, chunks=(CHUNK, *shape[1:]), dtype=dtype, compressors=SIMPLE[codecs]
+    )
+
+
+@pytest.mark.parametrize("codecs", SIMPLE)
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i8"])
+def test_zarr_reads_what_is_written(tmp_path: Path, codecs: str, dtype: str) -> None:
+    rows = values(dtype)
+    array = made(tmp_path / "a", rows.shape, dtype, codecs)
+    assert row_chunks_of(array) is not None
+    write_rows(array, 0, rows[: 3 * CHUNK])
+    write_rows(array, 3 * CHUNK, rows[3 * CHUNK :])
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "a", mode="r")[:], rows)
+    # 50 rows end within a chunk, the rest of which is filled
+    whole = zarr.open_array(tmp_path / "a", mode="r+")
+    whole.resize((56, DIM))
+    np.testing.assert_array_equal(whole[ROWS:], np.zeros((6, DIM), dtype))
+
+
+def test_chunks_of_other_layouts_are_written_by_zarr(tmp_path: Path) -> None:
+    rows = values()
+    array = zarr.create_array(
+        tmp_path / "a", shape=rows.shape, dtype="f4", chunks=(CHUNK, DIM), **OTHER["zstd"]
+    )
+    write_rows(array, 0, rows)
+    np.testing.assert_array_equal(array[:], rows)
+
+
+def test_writers_of_one_chunk_leave_it_whole(tmp_path: Path) -> None:
+    array = made(tmp_path / "a", (CHUNK, DIM), "f4", "lz4")
+    kinds = [np.full((CHUNK, DIM), k, "f4") for k in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda k: write_rows(array, 0, kinds[k % 4]), range(100)))
+    found = read(array, 0, CHUNK)
+    assert (found == found[0, 0]).all()
+    assert [file.name for file in (tmp_path / "a" / "c" / "0").iterdir()] == ["0"]
+
+
+def test_a_write_that_fails_leaves_no_part(tmp_path: Path) -> None:
+    array = made(tmp_path / "a", (CHUNK, DIM), "f4", "lz4")
+    place = tmp_path / "a" / "c" / "0" / "0"
+    place.mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        write_rows(array, 0, values()[:CHUNK])
+    assert [file.name for file in place.parent.iterdir()] == ["0"]

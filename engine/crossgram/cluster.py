@@ -18,7 +18,8 @@ import crossgram
 from crossgram.errors import CrossgramError, InputError, MemoryLimitError, RunError
 from crossgram.fingerprint import fingerprint
 from crossgram.locations import ObjectPath, locate
-from crossgram.plan import available_threads, smaller_chunks
+from crossgram.plan import smaller_chunks
+from crossgram.resources import available_threads
 from crossgram.source import Source, open_source
 from crossgram.zarr_io import open_node
 

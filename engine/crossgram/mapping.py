@@ -24,13 +24,15 @@ from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
 from crossgram.linear_map import LinearMap
 from crossgram.locations import Location, ObjectPath, locate
 from crossgram.output import refuse_overlap
-from crossgram.plan import Segment, available_threads
+from crossgram.plan import Segment
 from crossgram.progress import Progress, ProgressCallback, ignore
+from crossgram.resources import available_threads
 from crossgram.source import Source, SourceLike, address_of, masked_rows, open_source
 from crossgram.spaces import check_signature
 from crossgram.store import Column, EmbeddingStore
 from crossgram.store_writer import Layout, StoreWriter
 from crossgram.stream import StreamFailure, make_ring, read_blocks
+from crossgram.zarr_io import write_rows
 
 __all__ = ["apply"]
 
@@ -240,7 +242,7 @@ def _map_part(part: tuple[int, int], job: _Job) -> int:
                 _mapped, _pieces(job.mapping, values, masked, rows.label, start)
             ):
                 found[place - first : place - first + len(mapped)] = mapped
-    job.array[first:last] = found
+    write_rows(job.array, first, found)
     return last - first
 
 

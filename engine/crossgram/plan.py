@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +11,11 @@ from typing import Any
 
 from crossgram.errors import InputError, MemoryLimitError
 from crossgram.kernels import RUN_TILES, tile_rows_of
+from crossgram.resources import available_threads
 from crossgram.source import Source
 from crossgram.spaces import Pair, Space, elements
 
-__all__ = ["Plan", "Segment", "available_threads", "make_plan", "parse_bytes", "smaller_chunks"]
+__all__ = ["Plan", "Segment", "make_plan", "parse_bytes", "smaller_chunks"]
 
 _MOST_SEGMENTS = 16_384
 _BLOCK_BYTES = 16 << 20
@@ -244,11 +244,6 @@ def make_plan(
         memory=estimate(),
         device_memory_bytes=count * lane_bytes,
     )
-
-
-def available_threads() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parse_bytes(text: str) -> int:

@@ -1,15 +1,21 @@
-"""How much memory the process takes."""
+"""What the process may use, and how much memory it takes."""
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["PeakMemory"]
+__all__ = ["PeakMemory", "available_threads"]
 
 _STATUS = Path("/proc/self/status")
+
+
+def available_threads() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class PeakMemory:

@@ -1,4 +1,4 @@
-"""Chunks that are runs of whole rows, compressed by Blosc or not at all, decoded into place.
+"""Chunks that are runs of whole rows, compressed by Blosc or not at all.
 
 That is how embedding stores are written unless something else is asked for. On one core it is
 several times as fast as a pipeline that decodes any chunk into any place: a chunk is read into
@@ -12,7 +12,7 @@ import struct
 import sys
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -26,6 +26,15 @@ __all__ = ["RowChunks", "row_chunks_of"]
 
 _UINT32 = struct.Struct("<I")
 _BLOSC_HEAD, _BLOSC_SIZE_AT = 16, 4
+_SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
+
+
+class Compression(NamedTuple):
+    """What Blosc is told, of values as wide as the array's; `shuffle` by its number."""
+
+    name: str
+    level: int
+    shuffle: int
 
 
 @dataclass(frozen=True)
@@ -36,14 +45,14 @@ class RowChunks:
     ----------
     rows : int
         Of a chunk.
-    is_compressed : bool
-        Whether by Blosc.
+    compression : Compression or None
+        By Blosc; None if they are not compressed.
     has_checksum : bool
         Whether a CRC-32C of what is stored follows it.
     """
 
     rows: int
-    is_compressed: bool
+    compression: Compression | None
     has_checksum: bool
 
     def decode(self, content: InFile, out: NDArray[Any]) -> None:
@@ -71,14 +80,30 @@ class RowChunks:
             stored = stored[:end]
         place = out.reshape(-1).view(np.uint8)
         size = len(stored)
-        if self.is_compressed and size >= _BLOSC_HEAD:
+        if self.compression is not None and size >= _BLOSC_HEAD:
             size = _UINT32.unpack_from(stored.data, _BLOSC_SIZE_AT)[0]
         if size != len(place):
             raise ValueError(f"it would decode to {size:,} bytes, expected {len(place):,}")
-        if self.is_compressed:
-            blosc.decompress(stored, place)
-        else:
+        if self.compression is None:
             place[:] = stored
+        else:
+            blosc.decompress(stored, place)
+
+    def encode(self, values: NDArray[Any]) -> list[bytes]:
+        """Return what is to be stored of the rows of a chunk, in parts that follow each other.
+
+        Parameters
+        ----------
+        values : ndarray, shape (rows, ...), C-contiguous
+        """
+        if self.compression is None:
+            stored = values.tobytes()
+        else:
+            name, level, shuffle = self.compression
+            stored = blosc.compress(values, name.encode(), level, shuffle)
+        if not self.has_checksum:
+            return [stored]
+        return [stored, _UINT32.pack(google_crc32c.value(stored))]
 
 
 def row_chunks_of(array: zarr.Array[Any]) -> RowChunks | None:
@@ -99,10 +124,16 @@ def row_chunks_of(array: zarr.Array[Any]) -> RowChunks | None:
     before = names[: len(names) - has_checksum]
     if before not in (["bytes"], ["bytes", "blosc"]):
         return None
+    compression = _compression(codecs[1]["configuration"]) if before[1:] else None
     endian = (codecs[0].get("configuration") or {}).get("endian")
     if str(getattr(endian, "value", endian)) not in ("None", sys.byteorder):
         return None
-    return RowChunks(array.chunks[0], before[1:] == ["blosc"], has_checksum)
+    return RowChunks(array.chunks[0], compression, has_checksum)
+
+
+def _compression(facts: dict[str, Any]) -> Compression:
+    name, shuffle = (str(getattr(facts[key], "value", facts[key])) for key in ("cname", "shuffle"))
+    return Compression(name, int(facts["clevel"]), _SHUFFLES.index(shuffle))
 
 
 _memory = threading.local()

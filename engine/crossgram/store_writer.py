@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from crossgram.codecs import compressors
 from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
 from crossgram.output import uninterrupted
-from crossgram.zarr_io import MAX_CHUNK_BYTES, chunk_rows
+from crossgram.zarr_io import MAX_CHUNK_BYTES, chunk_rows, write_rows
 
 __all__ = [
     "FORMAT",
@@ -283,7 +283,7 @@ class Appender:
 
     def _write(self) -> None:
         self.array.resize((self.rows, *self.array.shape[1:]))
-        self.array[self.rows - self._filled : self.rows] = self._buffer[: self._filled]
+        write_rows(self.array, self.rows - self._filled, self._buffer[: self._filled])
 
 
 def _create_array(group: zarr.Group, name: str, **layout: Any) -> zarr.Array[Any]:

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from crossgram.errors import AccessDeniedError, CorruptDataError, CrossgramError
 from crossgram.locations import Location, ObjectPath, locate
 from crossgram.objects import METADATA, MOST_METADATA_BYTES, Objects, open_objects
 from crossgram.output import sync
+from crossgram.resources import available_threads
 from crossgram.row_chunks import RowChunks, row_chunks_of
 from crossgram.stored_chunks import (
     MAX_CHUNK_BYTES,
@@ -55,6 +58,7 @@ __all__ = [
     "stored_alike",
     "stored_bytes",
     "sync_rows",
+    "write_rows",
 ]
 
 MAX_ROWS = 1 << 40
@@ -261,6 +265,52 @@ def read_rows(array: zarr.Array[Any], start: int, out: NDArray[Any], label: str)
         raise
     except Exception as error:
         raise _first_bad_chunk(array, start, stop, label, error) from error
+
+
+def write_rows(array: zarr.Array[Any], start: int, values: NDArray[Any]) -> None:
+    """Write rows of an array, whole chunks of them but for the last rows of all.
+
+    Chunks of whole rows on the disk here are encoded by several threads.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        That is being made.
+    start : int
+        Of the first row; a multiple of the rows of a chunk, or shard.
+    values : ndarray, the array's dtype, C-contiguous
+        Rows to the end of a chunk, or of the array.
+    """
+    form = row_chunks_of(array) if _is_local(array) else None
+    if form is None:
+        array[start : start + len(values)] = values
+        return
+
+    def write_chunk(index: _Index) -> None:
+        first = index[0] * form.rows - start
+        rows = values[first : first + form.rows]
+        if len(rows) < form.rows:
+            rest = np.full((form.rows - len(rows), *rows.shape[1:]), array.fill_value, rows.dtype)
+            rows = np.concatenate([rows, rest])
+        _replace(_chunk_file(array, index), form.encode(rows))
+
+    with ThreadPoolExecutor(available_threads(), "crossgram-encoding") as pool:
+        for _ in pool.map(write_chunk, _chunks(array, start, start + len(values))):
+            pass
+
+
+def _replace(file: Path | None, parts: Sequence[bytes]) -> None:
+    """Write a chunk, whole or not at all: two workers may come to write the same one."""
+    assert file is not None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with temporary.open("wb") as opened:
+            opened.writelines(parts)
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def check_chunks(array: zarr.Array[Any], start: int, stop: int, label: str) -> None:

@@ -15,7 +15,7 @@ from crossgram.evaluation.binned_scores import score_all_pairs
 from crossgram.evaluation.pair_list import PairList
 from crossgram.evaluation.resampling import Interval, drawn_figures, intervals
 from crossgram.evaluation.scoring import scores_of
-from crossgram.plan import available_threads
+from crossgram.resources import available_threads
 from crossgram.verification import (
     OperatingPoint,
     PairScores,

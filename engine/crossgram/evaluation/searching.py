@@ -15,7 +15,7 @@ from crossgram.blas_threads import one_blas_thread
 from crossgram.cluster import opened_once, over_workers, threads_of
 from crossgram.devices import check_device, row_products
 from crossgram.evaluation.scoring import prepared
-from crossgram.plan import available_threads
+from crossgram.resources import available_threads
 from crossgram.source import Source, address_of
 
 __all__ = ["Probes", "Search", "search", "task_bytes"]

@@ -39,8 +39,8 @@ from crossgram.networks.loading import GivenNetwork, load_networks
 from crossgram.networks.network import Network, choose_device
 from crossgram.networks.spec import NetworkSpec, check_names
 from crossgram.output import refuse_overlap
-from crossgram.plan import available_threads
 from crossgram.progress import Progress, ProgressCallback, ignore
+from crossgram.resources import available_threads
 from crossgram.store import EmbeddingStore
 from crossgram.store_writer import Layout
 

@@ -12,7 +12,7 @@ from crossgram.extraction.batches import decoded_batches, geometry
 from crossgram.extraction.embedding import geometries_of
 from crossgram.images import Collection, ImageList
 from crossgram.networks.network import Network
-from crossgram.plan import available_threads
+from crossgram.resources import available_threads
 
 __all__ = ["find_batch_size", "find_decoders"]
 

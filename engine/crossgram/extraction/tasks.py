@@ -17,7 +17,7 @@ from crossgram.extraction.embedding import Seconds, embedded_batches, geometries
 from crossgram.extraction.job import BadImage, Job
 from crossgram.networks.network import Network
 from crossgram.output import run_errors, uninterrupted
-from crossgram.zarr_io import sync_rows
+from crossgram.zarr_io import sync_rows, write_rows
 
 __all__ = ["run_tasks"]
 
@@ -119,7 +119,7 @@ class _Target:
 
     def write(self, start: int, stop: int) -> None:
         def put() -> None:
-            self.array[start:stop] = self._rows[: stop - start]
+            write_rows(self.array, start, self._rows[: stop - start])
             sync_rows(self.array, start, stop)
 
         uninterrupted(put)
