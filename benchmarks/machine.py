@@ -20,18 +20,23 @@ __all__ = ["blas_seconds", "facts", "gflops", "timed"]
 _RESIDENT_ROWS = 8192
 
 
-def facts() -> str:
-    """Return one line: date, processor, memory, versions."""
+def facts() -> dict[str, str | int]:
+    """Return date, processor, memory and versions."""
     import zarr
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     blas = next((i for i in threadpool_info() if i["user_api"] == "blas"), {})
-    return (
-        f"{datetime.now(UTC):%Y-%m-%d}, {_processor()}, {len(os.sched_getaffinity(0))} cores, "
-        f"{memory:.0f} GiB, Python {platform.python_version()}, NumPy {np.__version__}, "
-        f"zarr {zarr.__version__}, {blas.get('internal_api', 'BLAS')} {blas.get('version', '')} "
-        f"({blas.get('architecture', '?')})"
-    )
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory GiB": round(memory),
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "zarr": zarr.__version__,
+        "BLAS": f"{blas.get('internal_api', 'BLAS')} {blas.get('version', '')} "
+        f"({blas.get('architecture', '?')})",
+    }
 
 
 def _processor() -> str:
