@@ -11,11 +11,12 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from numpy.typing import DTypeLike
 from threadpoolctl import threadpool_info
 
 from crossgram.kernels import numpy as kernels
 
-__all__ = ["blas_seconds", "facts", "gflops", "timed"]
+__all__ = ["blas_seconds", "facts", "gflops", "products", "timed"]
 
 _RESIDENT_ROWS = 8192
 
@@ -53,22 +54,35 @@ def timed(function: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def products(rows: int, p: int, q: int, dtype: DTypeLike = np.float64) -> Callable[[], None]:
+    """Return what adds XᵀX and XᵀY of a resident block of rows, on all BLAS threads."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal((rows, dim)).astype(dtype) for dim in (p, q))
+    gram, cross = np.zeros((p, p)), np.zeros((p, q))
+    scratches = [
+        None if x.dtype == np.float64 else np.zeros_like(own, x.dtype) for own in (gram, cross)
+    ]
+
+    def run() -> None:
+        kernels.add_gram(x, gram, scratches[0])
+        kernels.add_cross(x, y, cross, scratches[1])
+
+    return run
+
+
 def blas_seconds(rows: int, p: int, q: int, repeats: int = 3) -> float:
     """Return the seconds of dsyrk + dgemm for `rows` rows, on resident blocks, all BLAS threads.
 
     The time of a few resident blocks, scaled to the rows: what no streaming engine can beat.
     """
-    rng = np.random.default_rng(0)
-    x, y = (rng.standard_normal((_RESIDENT_ROWS, dim)) for dim in (p, q))
-    gram, cross = np.zeros((p, p)), np.zeros((p, q))
+    block = products(_RESIDENT_ROWS, p, q)
 
-    def products() -> None:
+    def blocks() -> None:
         for _ in range(4):
-            kernels.add_gram(x, gram, None)
-            kernels.add_cross(x, y, cross, None)
+            block()
 
-    products()
-    return median(timed(products) for _ in range(repeats)) * rows / (4 * _RESIDENT_ROWS)
+    blocks()
+    return median(timed(blocks) for _ in range(repeats)) * rows / (4 * _RESIDENT_ROWS)
 
 
 def gflops(rows: int, p: int, q: int, seconds: float) -> float:
