@@ -12,6 +12,7 @@ __all__ = ["PLOTS", "draw"]
 
 _WIDTH = 7.0
 _MARKERS = "os^Dv"
+_COLOURS = (*LINES, "#999999")
 
 
 def draw(name: str, data: Any, path: Path) -> None:
@@ -27,7 +28,7 @@ def _errors(panel: Any, data: Mapping[str, Any]) -> None:
     """Draw the error of each way to a map against the condition number."""
     for k, (name, errors) in enumerate(data["errors"].items()):
         # a logarithmic axis leaves out errors of 0
-        panel.loglog(data["condition"], errors, f"{_MARKERS[k]}-", color=LINES[k], label=name)
+        panel.loglog(data["condition"], errors, f"{_MARKERS[k]}-", color=_COLOURS[k], label=name)
     panel.set(xlabel="condition number", ylabel="error of M")
     for axis in (panel.xaxis, panel.yaxis):
         plain_logarithms(axis)
@@ -41,9 +42,7 @@ def _shares(panel: Any, data: list[Mapping[str, Any]]) -> None:
     for group in groups:
         places = [k for k, own in enumerate(data) if own["group"] == group]
         shares = [100 * data[k]["share"] for k in places]
-        bars = panel.barh(
-            places, shares, color=LINES[groups.index(group) % len(LINES)], label=group
-        )
+        bars = panel.barh(places, shares, color=_COLOURS[groups.index(group)], label=group)
         panel.bar_label(bars, fmt="%.0f", padding=2, fontsize=7)
     panel.axvline(100, color="black", linewidth=0.8, linestyle=":")
     panel.set_yticks(range(len(data)), [own["name"] for own in data], fontsize=7)

@@ -56,6 +56,7 @@ def _measured(form: str) -> list[dict[str, Any]]:
         kept = Path(folder) / "benchmarks.json"
         options = [
             "--override-ini=addopts=",
+            "--override-ini=tmp_path_retention_policy=failed",
             "--quiet",
             "--benchmark-only",
             "--benchmark-disable-gc",

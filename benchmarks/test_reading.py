@@ -36,7 +36,7 @@ def rows() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((ROWS, DIM), dtype=np.float32)
 
 
-@pytest.mark.parametrize("checksum", ["with checksum", "without"])
+@pytest.mark.parametrize("checksum", ["with checksum", "without checksum"])
 @pytest.mark.parametrize("codec", ["lz4", "zstd", "none"])
 def test_codec(benchmark: Any, rows: np.ndarray, tmp_path: Path, codec: str, checksum: str) -> None:
     codecs = compressors(codec)

@@ -24,7 +24,7 @@ def test_every_benchmark_runs_beside_its_ceiling() -> None:
         capture_output=True,
         text=True,
         env={**inherited, "PYTHONPATH": str(Path(crossgram.__file__).parents[1])},
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
