@@ -37,13 +37,13 @@ def rows(pair: Path) -> np.ndarray:
     return read
 
 
-def test_rows(benchmark: Any, pair: Path, rows: np.ndarray) -> None:
+def test_rows_in_memory(benchmark: Any, pair: Path, rows: np.ndarray) -> None:
     linear_map = cg.LinearMap.load(pair / "truth.safetensors")
     amounts = {"flops": 2 * ROWS * DIM**2, "rows": ROWS, "bytes": rows.nbytes}
     measure(benchmark, partial(linear_map.apply, rows), amounts, gemm(np.float32))
 
 
-def test_store(benchmark: Any, pair: Path, rows: np.ndarray, tmp_path: Path) -> None:
+def test_whole_store(benchmark: Any, pair: Path, rows: np.ndarray, tmp_path: Path) -> None:
     """Read, mapped and written, beside writing as many rows."""
     linear_map = cg.LinearMap.load(pair / "truth.safetensors")
     mapped = linear_map.apply(rows)

@@ -25,7 +25,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return photographs(tmp_path_factory.mktemp("images"), COUNT, PHOTOGRAPHS)
 
 
-def test_tiny(benchmark: Any, images: Path, tmp_path: Path) -> None:
+def test_jpeg_files(benchmark: Any, images: Path, tmp_path: Path) -> None:
     """On a CPU, decoding and the network share the cores: one after the other is the ceiling."""
     module = tiny()
     network = GivenNetwork("tiny", module, module.recipe)
