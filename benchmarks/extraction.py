@@ -23,18 +23,20 @@ from crossgram.extraction import extract_with_report
 from crossgram.extraction.batches import decoded_batches, geometry
 from crossgram.extraction.lanes import copies, in_lanes, lanes_for
 from crossgram.images import ImageList, open_collection
-from crossgram.networks.loading import load_network
+from crossgram.networks.loading import GivenNetwork, load_network
 from crossgram.networks.network import Network, normalized
 from crossgram.networks.spec import NetworkSpec
 
-_PHOTOGRAPHS, _FACES = (500, 375), (112, 112)
+__all__ = ["BATCH", "PHOTOGRAPHS", "decoding_seconds", "lanes_seconds", "photographs"]
+
+PHOTOGRAPHS, _FACES = (500, 375), (112, 112)
 """Pixels: the most usual size in ImageNet, and that of aligned faces."""
 
-_BATCH = 32
+BATCH = 32
 _CASES = (
-    ("resnet18", _PHOTOGRAPHS, 640),
+    ("resnet18", PHOTOGRAPHS, 640),
     ("resnet18_faces", _FACES, 2560),
-    ("tiny", _PHOTOGRAPHS, 6400),
+    ("tiny", PHOTOGRAPHS, 6400),
 )
 _DECODERS = (None, 0, 2)
 _MEMORY_IMAGES = (500, 4000)
@@ -48,17 +50,17 @@ def main(folder: Path, repeats: int, peak_of: int | None) -> None:
     """Measure and write to RESULTS.md."""
     sys.path.insert(0, str(Path(__file__).parent))
     if peak_of is not None:
-        _print_peak(_photographs(folder, peak_of, _PHOTOGRAPHS))
+        _print_peak(photographs(folder, peak_of, PHOTOGRAPHS))
         return
     lines = []
     for name, size, count in _CASES:
-        images, own = _photographs(folder, count, size), NetworkSpec.parse(f"networks:{name}")
+        images, own = photographs(folder, count, size), NetworkSpec.parse(f"networks:{name}")
         exported = _exported(own, folder)
         network_rates = {
-            "known": count / median(_lanes_seconds(exported, count) for _ in range(repeats)),
+            "known": count / median(lanes_seconds(exported, count) for _ in range(repeats)),
             "user's": count / median(_divided_seconds(own, count) for _ in range(repeats)),
         }
-        decoding_rate = count / median(_decoding_seconds(images, own) for _ in range(repeats))
+        decoding_rate = count / median(decoding_seconds(images, own) for _ in range(repeats))
         for model, decoders in product((exported, own), _DECODERS):
             code = "known" if model is exported else "user's"
             network_rate = network_rates[code]
@@ -81,7 +83,7 @@ def main(folder: Path, repeats: int, peak_of: int | None) -> None:
     write(
         "extraction",
         "## Extraction from JPEG files on the CPU, images a second\n\n"
-        f"Medians of {repeats}, batches of {_BATCH}. A network of known code, here an exported "
+        f"Medians of {repeats}, batches of {BATCH}. A network of known code, here an exported "
         "one, takes batches side by side, one on each core; one of the user's code takes one after "
         "the other, which PyTorch divides among the cores. The network's own rate is that on "
         "batches that lie in memory, the decoding rate that of all cores with nothing else to do; "
@@ -108,7 +110,7 @@ def main(folder: Path, repeats: int, peak_of: int | None) -> None:
     )
 
 
-def _photographs(folder: Path, count: int, size: tuple[int, int]) -> Path:
+def photographs(folder: Path, count: int, size: tuple[int, int]) -> Path:
     """Return a folder of JPEG files with about the detail of photographs."""
     out = folder / f"photographs-{size[0]}-{size[1]}-{count}"
     if out.exists():
@@ -139,15 +141,15 @@ def _divided_seconds(model: NetworkSpec, count: int) -> float:
     batch = _pixels(network)
 
     def run() -> None:
-        for _ in range(count // _BATCH):
+        for _ in range(count // BATCH):
             network.embed(batch)
 
     with network.running():
         network.embed(batch)
-        return timed(run) * count / (count // _BATCH * _BATCH)
+        return timed(run) * count / (count // BATCH * BATCH)
 
 
-def _lanes_seconds(model: NetworkSpec, count: int) -> float:
+def lanes_seconds(model: NetworkSpec | GivenNetwork, count: int) -> float:
     """Batches side by side, one on each core."""
     with lanes_for([model], "cpu", compiled=False) as lanes:
         network = load_network(model)
@@ -159,26 +161,26 @@ def _lanes_seconds(model: NetworkSpec, count: int) -> float:
                 owned[lane].embed(batch)
 
         def run() -> None:
-            for _ in in_lanes(embed, range(count // _BATCH), lanes):
+            for _ in in_lanes(embed, range(count // BATCH), lanes):
                 pass
 
         for lane in range(lanes):
             embed(lane, 0)
-        return timed(run) * count / (count // _BATCH * _BATCH)
+        return timed(run) * count / (count // BATCH * BATCH)
 
 
 def _pixels(network: Network) -> torch.Tensor:
     recipe = network.recipe
-    return torch.randint(0, 256, (_BATCH, *recipe.size, recipe.channels), dtype=torch.uint8)
+    return torch.randint(0, 256, (BATCH, *recipe.size, recipe.channels), dtype=torch.uint8)
 
 
-def _decoding_seconds(images: Path, model: NetworkSpec) -> float:
+def decoding_seconds(images: Path, model: NetworkSpec | GivenNetwork) -> float:
     recipe = geometry(load_network(model).recipe)
     collection = open_collection(images)
     with tempfile.TemporaryDirectory() as folder:
         listed = ImageList.write(collection, Path(folder) / "list")
         ranges = [
-            (start, min(start + _BATCH, listed.rows)) for start in range(0, listed.rows, _BATCH)
+            (start, min(start + BATCH, listed.rows)) for start in range(0, listed.rows, BATCH)
         ]
 
         def run() -> None:
@@ -197,7 +199,7 @@ def _extraction_rate(images: Path, model: NetworkSpec, decoders: int | None) -> 
             images,
             [model],
             Path(folder) / "out.zarr",
-            batch_size=_BATCH,
+            batch_size=BATCH,
             decoders=decoders,
             progress=lambda report: seen.append((time.perf_counter(), report.rows)),
         )
@@ -207,7 +209,7 @@ def _extraction_rate(images: Path, model: NetworkSpec, decoders: int | None) -> 
 
 def _peak(folder: Path, count: int) -> int:
     """Return the peak memory of a process of its own."""
-    _photographs(folder, count, _PHOTOGRAPHS)
+    photographs(folder, count, PHOTOGRAPHS)
     done = subprocess.run(
         [sys.executable, __file__, "--folder", folder, "--peak-of", str(count)],
         capture_output=True,

@@ -11,27 +11,33 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from numpy.typing import DTypeLike
 from threadpoolctl import threadpool_info
 
-from crossgram.kernels import numpy as kernels
+from crossgram.kernels.blas import gemm, syrk
 
-__all__ = ["blas_seconds", "facts", "gflops", "timed"]
+__all__ = ["blas_seconds", "facts", "gflops", "products", "timed"]
 
 _RESIDENT_ROWS = 8192
 
 
-def facts() -> str:
-    """Return one line: date, processor, memory, versions."""
+def facts() -> dict[str, str | int]:
+    """Return date, processor, memory and versions."""
     import zarr
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     blas = next((i for i in threadpool_info() if i["user_api"] == "blas"), {})
-    return (
-        f"{datetime.now(UTC):%Y-%m-%d}, {_processor()}, {len(os.sched_getaffinity(0))} cores, "
-        f"{memory:.0f} GiB, Python {platform.python_version()}, NumPy {np.__version__}, "
-        f"zarr {zarr.__version__}, {blas.get('internal_api', 'BLAS')} {blas.get('version', '')} "
-        f"({blas.get('architecture', '?')})"
-    )
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory GiB": round(memory),
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "zarr": zarr.__version__,
+        "BLAS": f"{blas.get('internal_api', 'BLAS')} {blas.get('version', '')} "
+        f"({blas.get('architecture', '?')})",
+    }
 
 
 def _processor() -> str:
@@ -48,22 +54,32 @@ def timed(function: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def products(rows: int, p: int, q: int, dtype: DTypeLike = np.float64) -> Callable[[], None]:
+    """Return what adds XᵀX and XᵀY of a resident block of rows, on all BLAS threads."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal((rows, dim)).astype(dtype) for dim in (p, q))
+    gram, cross = np.zeros((p, p), dtype), np.zeros((p, q), dtype)
+
+    def run() -> None:
+        syrk(x, gram)
+        gemm(x, y, cross)
+
+    return run
+
+
 def blas_seconds(rows: int, p: int, q: int, repeats: int = 3) -> float:
     """Return the seconds of dsyrk + dgemm for `rows` rows, on resident blocks, all BLAS threads.
 
     The time of a few resident blocks, scaled to the rows: what no streaming engine can beat.
     """
-    rng = np.random.default_rng(0)
-    x, y = (rng.standard_normal((_RESIDENT_ROWS, dim)) for dim in (p, q))
-    gram, cross = np.zeros((p, p)), np.zeros((p, q))
+    block = products(_RESIDENT_ROWS, p, q)
 
-    def products() -> None:
+    def blocks() -> None:
         for _ in range(4):
-            kernels.add_gram(x, gram, None)
-            kernels.add_cross(x, y, cross, None)
+            block()
 
-    products()
-    return median(timed(products) for _ in range(repeats)) * rows / (4 * _RESIDENT_ROWS)
+    blocks()
+    return median(timed(blocks) for _ in range(repeats)) * rows / (4 * _RESIDENT_ROWS)
 
 
 def gflops(rows: int, p: int, q: int, seconds: float) -> float:

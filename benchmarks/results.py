@@ -1,16 +1,18 @@
-"""Sections of RESULTS.md, written by the programs that measured them."""
+"""What programs measured, kept as data in results/, of which RESULTS.md is made."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from machine import facts
+from plots import PLOTS, draw
+from render import FOLDER, render
 
 __all__ = ["table", "write"]
-
-_FILE = Path(__file__).parent / "RESULTS.md"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -19,16 +21,33 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write(name: str, text: str) -> None:
-    """Print a section, and put it in place of the one of that name in RESULTS.md."""
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
-    section = f"{start}{text}\n\nMeasured {facts()}. Command: `{command}`\n{end}"
-    print(section)
-    content = _FILE.read_text(encoding="utf-8")
-    before, found, rest = content.partition(start)
-    if found:
-        content = before + section + rest.partition(end)[2]
-    else:
-        content = content.rstrip("\n") + "\n\n" + section
-    _FILE.write_text(content, encoding="utf-8")
+def write(name: str, text: str, data: Any = None) -> None:
+    """Print a section, keep it in results/, and make RESULTS.md again.
+
+    Parameters
+    ----------
+    name : str
+        Of the section; a run replaces the one before.
+    text : str
+        Markdown that begins with a heading of the second level.
+    data : JSON value, optional
+        The figures, of which `PLOTS` may draw some.
+    """
+    name = name.lower().replace(" ", "-")
+    heading, *body = text.splitlines()
+    record: dict[str, Any] = {
+        "name": name,
+        "title": heading.removeprefix("## "),
+        "body": body[1:],
+        "machine": facts(),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+    }
+    if data is not None:
+        record["data"] = data
+    print(text)
+    FOLDER.mkdir(exist_ok=True)
+    content = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+    (FOLDER / f"{name}.json").write_text(f"{content}\n", encoding="utf-8")
+    if name in PLOTS:
+        draw(name, data, FOLDER / f"{name}.svg")
+    render()
