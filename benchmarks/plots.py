@@ -54,8 +54,40 @@ def _height_of_bars(data: list[Mapping[str, Any]]) -> float:
     return 0.8 + 0.17 * len(data)
 
 
+def _scaling(panel: Any, data: Mapping[str, Any]) -> None:
+    """Draw the time of a pass against each quantity, both over those of the first point."""
+    for k, (name, sweep) in enumerate(data["sweeps"].items()):
+        values, seconds = sweep["values"], sweep["medians"]["accumulate"]
+        panel.loglog(
+            [own / values[0] for own in values],
+            [own / seconds[0] for own in seconds],
+            f"{_MARKERS[k]}-",
+            color=_COLOURS[k],
+            label=f"{name}, from {values[0]:,}",
+        )
+    panel.set(xlabel="times the first", ylabel="times the seconds")
+    for axis in (panel.xaxis, panel.yaxis):
+        plain_logarithms(axis)
+    panel.grid(visible=True, linewidth=0.4)
+    panel.legend(frameon=False)
+
+
+def _seconds(panel: Any, data: Mapping[str, Any]) -> None:
+    """Draw the seconds of each way to the map of the first size."""
+    peers = data["sizes"][0]["peers"]
+    found = {name: own["median_seconds"] for name, own in peers.items() if "failed" not in own}
+    names = sorted(found, key=lambda name: found[name])
+    colours = [_COLOURS[0 if name.startswith("crossgram") else -1] for name in names]
+    bars = panel.barh(range(len(names)), [found[name] for name in names], color=colours)
+    panel.bar_label(bars, fmt="%.2f", padding=2, fontsize=7)
+    panel.set_yticks(range(len(names)), names, fontsize=7)
+    panel.set(xlabel="seconds", ylim=(len(names) - 0.5, -0.5))
+
+
 PLOTS: Mapping[str, tuple[Callable[[Any], float], Callable[[Any, Any], None]]] = {
     "conditions": (lambda data: 4.0, _errors),
+    "scaling": (lambda data: 4.0, _scaling),
+    "side-by-side": (lambda data: 0.8 + 0.2 * len(data["sizes"][0]["peers"]), _seconds),
     "suite": (_height_of_bars, _shares),
     "suite-full": (_height_of_bars, _shares),
 }

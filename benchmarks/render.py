@@ -20,9 +20,11 @@ of ceilings measured on the same machine in the same run. `benchmarks/render.py`
 of those in [results/](results), which have the figures as data.
 """
 _ORDER = (
-    "fit-200000",
+    "side-by-side",
     "suite-full",
     "suite",
+    "scaling",
+    "cold",
     "start-up",
     "memory",
     "store-layouts",

@@ -107,7 +107,7 @@ def main(sweeps: list[_Sweep], repeats: int, as_json: bool) -> None:
     if as_json:
         print(json.dumps(data))
     else:
-        write("scaling", _text(data))
+        write("scaling", _text(data), data)
 
 
 def _taken(point: Point) -> dict[str, float]:

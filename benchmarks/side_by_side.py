@@ -110,7 +110,7 @@ def main(
     if as_json:
         print(json.dumps(data))
     else:
-        write("side by side", _text(data))
+        write("side by side", _text(data), data)
 
 
 def _measured(
