@@ -131,6 +131,33 @@ def put(file: Path, content: bytes) -> None:
 class TestBombs:
     """A small chunk that would take much memory is refused before it does."""
 
+    @pytest.mark.parametrize("count", [1 << 28, 17, 0])
+    def test_of_texts_that_are_not_there(self, tmp_path: Path, count: int) -> None:
+        path = write(tmp_path / "a.zarr")
+        part = path / "ids" / "c" / "0"
+        texts = numcodecs.Zstd(1).decode(part.read_bytes()[:-4])
+        put(part, compressed("zstd", struct.pack("<I", count) + texts[4:]))
+        memory = PeakMemory()
+        with pytest.raises(CorruptDataError, match=f"declares {count} texts, expected 4,096"):
+            EmbeddingStore.open(path).ids.read(0, ROWS)
+        assert memory.bytes() < SMALL
+
+    def test_of_texts_in_version_2(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.zarr"
+        group = zarr.create_group(path, zarr_format=2)
+        for name, values in (("embeddings", rows()), ("ids", np.array(["x"] * ROWS, object))):
+            kind = str if name == "ids" else values.dtype
+            layout = {"chunks": values.shape, "compressors": numcodecs.Zstd(1)}
+            array = group.create_array(name, shape=values.shape, dtype=kind, **layout)
+            array[:] = values
+        group.attrs["crossgram"] = {"format": 1}
+        assert EmbeddingStore.open(path).ids.read(0, 2).tolist() == ["x", "x"]
+        part = path / "ids" / "0"
+        texts = numcodecs.Zstd(1).decode(part.read_bytes())
+        part.write_bytes(compressed("zstd", struct.pack("<I", 1 << 28) + texts[4:]))
+        with pytest.raises(CorruptDataError, match=r"declares 268435456 texts, expected 60"):
+            EmbeddingStore.open(path).ids.read(0, 2)
+
     @pytest.mark.parametrize("part", ["embeddings/c/0/0", "ids/c/0"])
     @pytest.mark.parametrize("codec", ["lz4", "zstd"])
     def test_are_not_decoded(self, tmp_path: Path, codec: str, part: str) -> None:

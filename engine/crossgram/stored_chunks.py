@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -43,6 +45,7 @@ _TEXT_BYTES = 4096
 _HARMLESS = 1 << 20
 _FILTER_GROWTH = 8
 _ENTRY = 16
+_COUNT = struct.Struct("<I")
 _MISSING = (1 << 64) - 1
 
 _CHECKSUMS = frozenset({"crc32c"})
@@ -103,19 +106,37 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Encoding:
-    """How a chunk becomes bytes: at most so many, compressed in one way or not, checksums last."""
+    """How a chunk becomes bytes: at most so many, compressed in one way or not, checksums last.
+
+    A chunk of texts begins with their number, for which a decoder takes memory.
+    """
 
     most: int
     compression: str | None
     checksum_bytes: int
+    texts: int | None = None
 
     def check(self, content: Content) -> None:
         most = self.most
         if content.size > most + most // 8 + _HARMLESS:
             raise ValueError(f"it has {content.size:,} bytes, and would decode to {most:,}")
+        inner = _Part(content, 0, max(0, content.size - self.checksum_bytes))
         if self.compression is not None:
-            inner = _Part(content, 0, max(0, content.size - self.checksum_bytes))
             check_decoded_size(self.compression, inner, max(most, _HARMLESS))
+        if self.texts is not None:
+            stored = inner.read(0, inner.size)
+            if self.compression is not None:
+                stored = numcodecs.get_codec({"id": self.compression}).decode(stored)
+            _check_texts(memoryview(stored), self.texts)
+
+
+def _check_texts(stored: memoryview, count: int) -> None:
+    width = _COUNT.size
+    if len(stored) < width or (found := _COUNT.unpack_from(stored)[0]) != count:
+        said = found if len(stored) >= width else "no number of"
+        raise ValueError(f"it declares {said} texts, expected {count:,}")
+    if len(stored) < width * (1 + count):
+        raise ValueError(f"{len(stored):,} bytes cannot hold {count:,} texts")
 
 
 @dataclass(frozen=True)
@@ -199,30 +220,36 @@ def stored_form(array: zarr.Array[Any], label: str) -> StoredForm:
     """
     is_text = array.dtype.kind in "OT"
     values = int(np.prod(array.chunks, dtype=object))
+    texts = values if is_text else None
     bound = values * (4 + _TEXT_BYTES) + 4 if is_text else values * array.dtype.itemsize
     most = min(bound, MAX_CHUNK_BYTES) + 64
     if array.metadata.zarr_format == 2:
-        return _of_v2(array, most, label)
+        return _of_v2(array, most, texts, label)
     codecs: list[Any] = [codec.to_dict() for codec in array.metadata.codecs]
     if [codec["name"] for codec in codecs] == ["sharding_indexed"]:
-        return _of_shards(array, codecs[0]["configuration"], most, label)
-    return StoredForm(_encoding(codecs, most, label))
+        return _of_shards(array, codecs[0]["configuration"], most, texts, label)
+    return StoredForm(_encoding(codecs, most, texts, label))
 
 
-def _of_v2(array: zarr.Array[Any], most: int, label: str) -> StoredForm:
+def _of_v2(array: zarr.Array[Any], most: int, texts: int | None, label: str) -> StoredForm:
     metadata: Any = array.metadata
     filters = [codec.codec_id for codec in metadata.filters or ()]
     compressor = metadata.compressor
-    strange = next((name for name in filters if name not in _FILTERS), None)
+    allowed = _FILTERS if texts is None else {"vlen-utf8"}
+    strange = next((name for name in filters if name not in allowed), None)
     kind = None if compressor is None else str(compressor.codec_id)
     if strange is not None or kind not in {None, *COMPRESSIONS}:
         raise _unknown(strange or str(kind), label)
     factor = _FILTER_GROWTH if set(filters) - {"vlen-utf8"} else 1
-    return StoredForm(_Encoding(min(most * factor, MAX_CHUNK_BYTES + 64), kind, 0))
+    return StoredForm(_Encoding(min(most * factor, MAX_CHUNK_BYTES + 64), kind, 0, texts))
 
 
 def _of_shards(
-    array: zarr.Array[Any], configuration: Mapping[str, Any], most: int, label: str
+    array: zarr.Array[Any],
+    configuration: Mapping[str, Any],
+    most: int,
+    texts: int | None,
+    label: str,
 ) -> StoredForm:
     assert array.shards is not None
     inner = tuple(shard // chunk for shard, chunk in zip(array.shards, array.chunks, strict=True))
@@ -236,7 +263,7 @@ def _of_shards(
     if index[:1] != ["bytes"] or set(index[1:]) - _CHECKSUMS or _is_big_endian(configuration):
         raise _unknown(f"an index of shards by {', '.join(index)}", label)
     return StoredForm(
-        _encoding(configuration["codecs"], most, label),
+        _encoding(configuration["codecs"], most, texts, label),
         inner,
         _text_of(configuration.get("index_location", "end")) == "end",
         _ENTRY * count + 4 * (len(index) - 1),
@@ -248,14 +275,14 @@ def _is_big_endian(configuration: Mapping[str, Any]) -> bool:
     return _text_of(own.get("endian", "little")) != "little"
 
 
-def _encoding(codecs: Any, most: int, label: str) -> _Encoding:
+def _encoding(codecs: Any, most: int, texts: int | None, label: str) -> _Encoding:
     names = [_named(codec) for codec in codecs]
     after = [name for name in names if name not in _BEFORE]
     kinds = [name for name in after if name not in _CHECKSUMS]
     if len(kinds) > 1 or set(kinds) - COMPRESSIONS:
         raise _unknown(" after ".join(reversed(kinds)), label)
     outer = len(after) - 1 - after.index(kinds[0]) if kinds else len(after)
-    return _Encoding(most, kinds[0] if kinds else None, 4 * outer)
+    return _Encoding(most, kinds[0] if kinds else None, 4 * outer, texts)
 
 
 def _named(codec: Any) -> str:
