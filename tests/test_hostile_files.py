@@ -498,10 +498,11 @@ def ingested_elsewhere(path: Path) -> tuple[str, int]:
     """Ingest as a script does, and tell how it failed, and the memory of any of its processes."""
     script = (
         "import sys, resource, crossgram as cg\n"
+        "from crossgram.resources import PeakMemory\n"
+        "own = PeakMemory()\n"
         "try: cg.ingest(sys.argv[1], sys.argv[1] + '.zarr', embeddings='embeddings', ids='ids')\n"
         "except cg.CrossgramError as error: print(type(error).__name__, error)\n"
-        "kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN\n"
-        "print(max(resource.getrusage(kind).ru_maxrss for kind in kinds) * 1024)\n"
+        "print(max(own.bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, path],

@@ -30,7 +30,7 @@ _LISTING = 16
 
 
 def listed(path: Path) -> Iterator[bytes]:
-    """Yield all datasets of a file as JSON: the fields of `Dataset` by name."""
+    """Yield, as JSON, what a file says of each of its datasets, by name."""
     h5py, bounds = _h5py(), Bounds()
     bounds.allow(_MEMORY, _seconds(_LISTING * path.stat().st_size))
     found: dict[str, Any] = {}
