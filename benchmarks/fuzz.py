@@ -132,11 +132,12 @@ def _watched(child: int, slot: mmap.mmap) -> str | None:
 
 
 def _cpu(process: int) -> float:
+    """Return the processor time of a process and of those it waited for."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def _work(
@@ -181,7 +182,7 @@ def _cases(
     before = _resident()
     for case in cases:
         _, _, _, accepted, refused = _SLOT.unpack(slot[:])
-        slot[:] = _SLOT.pack(case, time.process_time(), time.monotonic(), accepted, refused)
+        slot[:] = _SLOT.pack(case, _cpu(os.getpid()), time.monotonic(), accepted, refused)
         kind, files = _case(name, originals, case)
         _write(place, kind, files, written)
         what = None
@@ -193,15 +194,17 @@ def _cases(
             str(error).encode("utf-8", "surrogatepass")
         except BaseException as error:  # noqa: BLE001
             what = _described(error)
-        if what is None and _resident() - before > MOST_RESIDENT:
+        if what is None and _cpu(os.getpid()) - _SLOT.unpack(slot[:])[1] > MOST_SECONDS:
+            what = f"hang, over {MOST_SECONDS:g} s"
+        if what is None and _grown(before) > MOST_RESIDENT:
             what = f"memory, over {MOST_RESIDENT >> 20} MB"
-            accepted, refused = _SLOT.unpack(slot[:])[3:]
         if what is not None:
+            accepted, refused = _SLOT.unpack(slot[:])[3:]
             _save(findings / name / str(case), kind, files)
             with reports.open("a", encoding="utf-8", errors="replace") as file:
                 file.write(f"{case} {what}\n")
-        slot[:] = _SLOT.pack(case, time.process_time(), time.monotonic(), accepted, refused)
-        if _resident() - before > MOST_RESIDENT:
+        slot[:] = _SLOT.pack(case, _cpu(os.getpid()), time.monotonic(), accepted, refused)
+        if _grown(before) > MOST_RESIDENT:
             return
 
 
@@ -220,8 +223,15 @@ def _limit_addresses() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _resident() -> tuple[int, int]:
+    """Return the most that this process has held, and any that it waited for."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    own, others = (resource.getrusage(kind).ru_maxrss * 1024 for kind in kinds)
+    return own, others
+
+
+def _grown(before: tuple[int, int]) -> int:
+    return max(now - then for now, then in zip(_resident(), before, strict=True))
 
 
 def _memory() -> str | None:

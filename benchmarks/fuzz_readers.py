@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import struct
 import tarfile
@@ -118,25 +119,27 @@ def _arrays(folder: Path) -> list[Path]:
 
 
 def _ingested(path: Path) -> None:
+    with contextlib.suppress(cg.CrossgramError):
+        _ingested_as(path, None, None, None)
+    _ingested_by_name(path)
+
+
+def _ingested_by_name(path: Path) -> None:
+    _ingested_as(path, "embeddings", "ids", "labels")
+
+
+def _ingested_as(path: Path, *names: str | None) -> None:
     """Open as `ingest` does, and take all pieces."""
     from crossgram.ingestion.conversion import _open
     from crossgram.ingestion.table import Cursor
 
-    for names in ((None, None, None), ("embeddings", "ids", "labels")):
-        try:
-            table = _open(path, *names)
-        except cg.CrossgramError:
-            if names[0]:
-                raise
-            continue
-        columns = [
-            Cursor(values)
-            for values in (table.ids, table.labels, table.masked)
-            if values is not None
-        ]
-        for piece in table.embeddings.pieces():
-            for column in columns:
-                column.take(len(piece))
+    table = _open(path, *names)
+    columns = [
+        Cursor(values) for values in (table.ids, table.labels, table.masked) if values is not None
+    ]
+    for piece in table.embeddings.pieces():
+        for column in columns:
+            column.take(len(piece))
 
 
 # ---- safetensors
@@ -473,5 +476,5 @@ READERS: Mapping[str, Reader] = {
     "image sets": Reader(_image_sets, _read_image_set, 20),
     "pictures": Reader(_pictures, _read_picture, 30),
     "parquet": Reader(_parquets, _read_parquet, 4),
-    "hdf5": Reader(_hdf5s, _ingested, 4),
+    "hdf5": Reader(_hdf5s, _ingested_by_name, 4),
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -345,6 +346,20 @@ class TestInterruptions:
         message = interrupted(command, *arguments, cwd=tmp_path, number=number, once=chunk)
         assert message.strip() == "Interrupted: stopped; unfinished outputs were removed."
         assert sorted(tmp_path.iterdir()) == before
+
+    def test_end_the_process_that_reads_hdf5(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            rows = file.create_dataset("x", (4_000_000, 64), "float32", fill_time="never")
+            rows[-1] = 0  # takes room for all
+        source = str(tmp_path / "x.h5")
+        chunk = ".out.*/embeddings/c/3"
+        message = interrupted(
+            "ingest", source, "out", cwd=tmp_path, number=signal.SIGINT, once=chunk
+        )
+        assert message.strip() == "Interrupted: stopped; unfinished outputs were removed."
+        assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
+        commands = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
+        assert not any(source in (command or ()) for command in commands)
 
     @pytest.mark.parametrize(
         "arguments", [["ingest", "x.npy", "out"], ["synth", "out", "--rows=9"]]

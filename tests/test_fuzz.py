@@ -11,7 +11,7 @@ import crossgram
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SLOW = "reports,hdf5,parquet,ingested stores"
-"""Of which only the long form has cases; of HDF5, what libhdf5 does is not ours to bound."""
+"""Of which only the long form has cases."""
 
 
 def test_changed_files_are_read_or_refused(tmp_path: Path) -> None:

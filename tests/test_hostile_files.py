@@ -8,6 +8,8 @@ import json
 import lzma
 import os
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from collections.abc import Callable
@@ -454,12 +456,91 @@ class TestDeclaredShapes:
             with pytest.raises(InputError, match=message):
                 cg.ingest(path, tmp_path / "out.zarr")
 
+    def test_of_texts_in_hdf5_files(self, tmp_path: Path) -> None:
+        path, at = hdf5_of_texts(tmp_path / "a.h5")
+        content = bytearray(path.read_bytes())
+        struct.pack_into("<I", content, at, 1 << 30)
+        path.write_bytes(content)
+        message, memory = ingested_elsewhere(path)
+        assert message.startswith(f"CorruptDataError {path}/ids: cannot be read (")
+        assert memory < HDF5_MEMORY
+
     def test_of_a_list_by_its_first_line(self, tmp_path: Path) -> None:
         from crossgram.evaluation.templates import _pair_lines
 
         (tmp_path / "p.txt").write_text("\n" + "1 " * 2000 + "\n" + "1 2 1\n")
         with pytest.raises(InputError, match="begins with '1 1"):
             _pair_lines(tmp_path / "p.txt")
+
+
+class TestHdf5:
+    """libhdf5 may do what it likes: it does it elsewhere."""
+
+    def test_in_which_libhdf5_goes_in_circles_is_refused(self, tmp_path: Path) -> None:
+        path, _ = hdf5_of_texts(tmp_path / "a.h5")
+        content = bytearray(path.read_bytes())
+        heap = content.index(b"GCOL")
+        end = heap + int.from_bytes(content[heap + 8 : heap + 16], "little")
+        # an object without a length, after which comes the same one again
+        one = content.index(b"i30", heap) + 8
+        content[one:end] = bytes(end - one)
+        path.write_bytes(content)
+        message, _ = ingested_elsewhere(path)
+        assert message == (
+            f"CorruptDataError {path}/ids: cannot be read (the process that reads it ended: CPU "
+            "time limit exceeded); it may be damaged or cut short, copy it again"
+        )
+
+    def test_texts_above_the_limit_are_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.h5"
+        with h5py.File(path, "w") as file:
+            file["embeddings"] = rows()
+            file["ids"] = ["x" * 4096] * ROWS
+            file["labels"] = ["x" * 4097] * ROWS
+        store = cg.ingest(path, tmp_path / "out.zarr", ids="ids")
+        assert store.ids.read(ROWS - 1, ROWS)[0] == "x" * 4096
+        with pytest.raises(CorruptDataError, match="a.h5/labels: .* at most 246,240 are read"):
+            cg.ingest(path, tmp_path / "other.zarr", labels="labels")
+
+    def test_of_any_bytes_of_texts_is_refused_by_name(self, tmp_path: Path) -> None:
+        path, _ = hdf5_of_texts(tmp_path / "a.h5")
+        path.write_bytes(path.read_bytes().replace(b"i7\0", b"i\xff\0"))
+        with pytest.raises(CorruptDataError, match=r"a.h5/ids: cannot be read as UTF-8 text"):
+            cg.ingest(path, tmp_path / "out.zarr", ids="ids")
+
+
+HDF5_MEMORY = 400 << 20
+"""Of the process that reads: its modules, and 256 MiB."""
+
+
+def hdf5_of_texts(path: Path) -> tuple[Path, int]:
+    """Write embeddings and ids, and tell where in the file the ids are said to be."""
+    with h5py.File(path, "w") as file:
+        file["embeddings"] = rows()
+        file["ids"] = [f"i{row}" for row in range(ROWS)]
+        return path, file["ids"].id.get_offset()
+
+
+def ingested_elsewhere(path: Path) -> tuple[str, int]:
+    """Ingest as a script does, and tell how it failed, and the memory of any of its processes."""
+    script = (
+        "import sys, resource, crossgram as cg\n"
+        "from crossgram.resources import PeakMemory\n"
+        "own = PeakMemory()\n"
+        "try: cg.ingest(sys.argv[1], sys.argv[1] + '.zarr', embeddings='embeddings', ids='ids')\n"
+        "except cg.CrossgramError as error: print(type(error).__name__, error)\n"
+        "print(max(own.bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, path],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(cg.__file__).parents[1])},
+        timeout=300,
+    )
+    assert not done.stderr
+    message, memory = done.stdout.splitlines()
+    return message, int(memory)
 
 
 def _fitted(path: Path) -> None:

@@ -58,7 +58,7 @@ def ingest(
         - a .npy file, or a folder of .npy shards, read in the order of the numbers in their
           names; also as clip-retrieval and embedding-reader lay them out, the shards in a
           subfolder (`img_emb/img_emb_0.npy`), their columns in `metadata/metadata_0.parquet`
-        - an HDF5 file (.h5, .hdf5, .hdf)
+        - an HDF5 file (.h5, .hdf5, .hdf); filters of plug-ins are found through HDF5_PLUGIN_PATH
         - a Parquet file (.parquet, .pq) or a folder of them, with a column of lists of floats
         - a Zarr array or group, v2 or v3; an embedding store keeps its ids, labels and mask; only
           these from a URL

@@ -1,17 +1,20 @@
-"""Datasets of an HDF5 file."""
+"""Datasets of an HDF5 file, which libhdf5 reads in a process of its own."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crossgram.apart import apart
+from crossgram.documents import parsed
 from crossgram.errors import CorruptDataError, InputError
+from crossgram.hdf5_datasets import TEXT
 from crossgram.ingestion.table import (
     Matrix,
     Names,
@@ -27,118 +30,133 @@ from crossgram.zarr_io import MAX_CHUNK_BYTES
 
 __all__ = ["open_table"]
 
-_COLUMN_ROWS = 65_536
+_READER = "crossgram.hdf5_datasets"
+_MOST_LIST = 64 << 20
+_COLUMN_ROWS = 16_384
+_TEXT_BYTES = 4096
+"""Of a text, on the average of those that are read at once."""
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """What a file says of a dataset."""
+
+    shape: tuple[int, ...]
+    described: str
+    kind: str
+    chunks: tuple[int, ...] | None
+    chunk_bytes: int
+    is_elsewhere: bool
+    is_part_missing: bool
 
 
 def open_table(path: Path, names: Names) -> Table:
     """Open an HDF5 file."""
-    h5py = optional_module("h5py", path)
-    with _opened(path, str(path)) as file:
-        datasets = _datasets(file, h5py)
-        return Table(
-            "hdf5",
-            _matrix(path, datasets, names.embeddings),
-            ids=_values(path, datasets, names.ids, h5py),
-            labels=_values(path, datasets, names.labels, h5py),
-        )
+    optional_module("h5py", path)
+    datasets = _datasets(path)
+    return Table(
+        "hdf5",
+        _matrix(path, datasets, names.embeddings),
+        ids=_values(path, datasets, names.ids),
+        labels=_values(path, datasets, names.labels),
+    )
 
 
-@contextmanager
-def _opened(path: Path, label: str) -> Iterator[Any]:
-    h5py = optional_module("h5py", path)
-    # of a damaged file, h5py raises KeyError, RuntimeError, TypeError or what else comes
-    with reading(label, Exception), h5py.File(path, "r") as file:
-        yield file
+def _datasets(path: Path) -> dict[str, _Dataset]:
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: cannot be read (permission denied)")
+    with reading(str(path), ValueError), apart(_READER, "list", str(path)) as take:
+        found = parsed(take(_MOST_LIST).tobytes(), _MOST_LIST)
+    return {
+        name: _Dataset(**{**facts, "shape": tuple(facts["shape"])}) for name, facts in found.items()
+    }
 
 
-def _datasets(file: Any, h5py: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-
-    def collect(name: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset):
-            found[name] = node
-
-    file.visititems(collect)
-    return found
+def _kinds(datasets: Mapping[str, _Dataset]) -> dict[str, str]:
+    return {name: data.described for name, data in datasets.items()}
 
 
-def _kinds(datasets: dict[str, Any]) -> dict[str, str]:
-    return {name: f"{data.shape or ()} {data.dtype}" for name, data in datasets.items()}
-
-
-def _matrix(path: Path, datasets: dict[str, Any], name: str | None) -> Matrix:
+def _matrix(path: Path, datasets: Mapping[str, _Dataset], name: str | None) -> Matrix:
     candidates = [
-        key for key, data in datasets.items() if data.ndim == 2 and data.dtype.kind == "f"
+        key for key, data in datasets.items() if len(data.shape) == 2 and data.kind[1:2] == "f"
     ]
     chosen = choose(str(path), name and name.strip("/"), candidates, _kinds(datasets))
     dataset = datasets[chosen]
     label = f"{path}/{chosen}"
-    check_matrix(dataset.shape or (), dataset.dtype, label)
+    if dataset.kind in ("", TEXT):
+        raise InputError(f"{label}: is {dataset.described}; expected rows x columns of floats")
+    dtype = np.dtype(dataset.kind)
+    check_matrix(dataset.shape, dtype, label)
     _check_chunks(dataset, label)
     rows, dim = dataset.shape
-    dtype = dataset.dtype
     step = block_rows(dim * dtype.itemsize, dataset.chunks[0] if dataset.chunks else 1)
 
     def pieces() -> Iterator[NDArray[Any]]:
-        with _opened(path, label) as file:
+        with (
+            reading(label, ValueError),
+            apart(_READER, "read", str(path), chosen, str(step)) as take,
+        ):
             for start in range(0, rows, step):
-                piece = np.empty((min(step, rows - start), dim), dtype)
-                file[chosen].read_direct(piece, np.s_[start : start + len(piece)])
-                yield piece
+                shape = min(step, rows - start), dim
+                yield _numbers(take(dtype.itemsize * shape[0] * dim), dtype, shape)
 
     return Matrix(label, rows, dim, dtype, pieces)
 
 
-def _values(path: Path, datasets: dict[str, Any], name: str | None, h5py: Any) -> Values | None:
+def _values(path: Path, datasets: Mapping[str, _Dataset], name: str | None) -> Values | None:
     if name is None:
         return None
     chosen = choose(str(path), name.strip("/"), (), _kinds(datasets))
     dataset = datasets[chosen]
     label = f"{path}/{chosen}"
-    is_text = h5py.check_string_dtype(dataset.dtype) is not None
-    if dataset.ndim != 1 or not (is_text or dataset.dtype.kind in "iu"):
-        raise InputError(
-            f"{label}: has shape {dataset.shape or ()} and dtype {dataset.dtype}; expected one "
-            "text or integer per row"
-        )
+    is_text = dataset.kind == TEXT
+    if len(dataset.shape) != 1 or not (is_text or dataset.kind[1:2] in ("i", "u")):
+        raise InputError(f"{label}: is {dataset.described}; expected one text or integer per row")
     _check_chunks(dataset, label)
-    rows = len(dataset)
+    rows = dataset.shape[0]
 
     def pieces() -> Iterator[NDArray[Any]]:
-        with _opened(path, label) as file:
-            column = file[chosen].asstr() if is_text else file[chosen]
+        step = str(_COLUMN_ROWS)
+        with reading(label, ValueError), apart(_READER, "read", str(path), chosen, step) as take:
             for start in range(0, rows, _COLUMN_ROWS):
-                yield column[start : start + _COLUMN_ROWS]
+                count = min(_COLUMN_ROWS, rows - start)
+                if is_text:
+                    yield _texts(take(count * (8 + _TEXT_BYTES)), count)
+                else:
+                    dtype = np.dtype(dataset.kind)
+                    yield _numbers(take(count * dtype.itemsize), dtype, (count,))
 
     return Values(label, rows, pieces)
 
 
-def _check_chunks(dataset: Any, label: str) -> None:
+def _numbers(
+    content: NDArray[np.uint8], dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> NDArray[Any]:
+    return content.view(dtype).reshape(shape)
+
+
+def _texts(content: NDArray[np.uint8], count: int) -> NDArray[Any]:
+    ends = np.cumsum(content[: 8 * count].view(np.int64)).tolist()
+    texts = content[8 * count :].data
+    out = np.empty(count, object)
+    out[:] = [str(texts[start:end], "utf-8") for start, end in zip([0, *ends], ends, strict=False)]
+    return out
+
+
+def _check_chunks(dataset: _Dataset, label: str) -> None:
     """Refuse chunks too large to hold, and rows that are declared and not there."""
-    size = int(np.prod(dataset.chunks or (), dtype=object)) * dataset.dtype.itemsize
-    if size > MAX_CHUNK_BYTES:
+    if dataset.chunk_bytes > MAX_CHUNK_BYTES:
         raise InputError(
-            f"{label}: declares chunks of {size:,} bytes each, at most {MAX_CHUNK_BYTES:,} are "
-            "read; write it again with smaller chunks"
+            f"{label}: declares chunks of {dataset.chunk_bytes:,} bytes each, at most "
+            f"{MAX_CHUNK_BYTES:,} are read; write it again with smaller chunks"
         )
-    with reading(label, Exception):
-        elsewhere, is_missing = dataset.is_virtual or dataset.external, _is_part_missing(dataset)
-    if elsewhere:
+    if dataset.is_elsewhere:
         raise InputError(
             f"{label}: its values lie in other files that it names, which are not read; write it "
             "again with the values in it"
         )
-    if is_missing:
+    if dataset.is_part_missing:
         raise CorruptDataError(
-            f"{label}: declares {dataset.shape} values of {dataset.dtype}, of which some are not "
-            "in the file; HDF5 would read them as zeros: copy it again, or write them all"
+            f"{label}: declares {dataset.described} values, of which some are not in the file; "
+            "HDF5 would read them as zeros: copy it again, or write them all"
         )
-
-
-def _is_part_missing(dataset: Any) -> bool:
-    if dataset.chunks is None:
-        # of texts, what is stored with the dataset is where they are
-        width = 1 if dataset.dtype.hasobject else dataset.dtype.itemsize
-        return bool(dataset.id.get_storage_size() < math.prod(dataset.shape) * width)
-    chunks = (-(-n // own) for n, own in zip(dataset.shape, dataset.chunks, strict=True))
-    return bool(dataset.id.get_num_chunks() < math.prod(chunks))
