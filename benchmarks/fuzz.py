@@ -19,7 +19,9 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 
@@ -69,6 +71,13 @@ class Outcome:
     refused: int = 0
     findings: dict[str, Path] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Outcome) -> None:
+        """Add what came of other cases."""
+        self.accepted += other.accepted
+        self.refused += other.refused
+        self.findings |= other.findings
+        self.counts += other.counts
 
     @property
     def cases(self) -> int:
@@ -327,6 +336,7 @@ def write_seeds(folder: Path, names: list[str]) -> None:
 @click.option("--skip", default="", help="Which not.")
 @click.option("--first", default=0, show_default=True, help="Number of the first case of each.")
 @click.option("--findings", type=click.Path(path_type=Path), default=Path("fuzz-findings"))
+@click.option("--jobs", default=1, show_default=True, help="Processes, each with its own cases.")
 @click.option("--record", is_flag=True, help="Write the counts to RESULTS.md.")
 def main(
     cases: int,
@@ -336,32 +346,60 @@ def main(
     skip: str,
     first: int,
     findings: Path,
+    jobs: int,
     record: bool,
 ) -> None:
     """Fuzz, print what was found, and exit 1 if that is anything."""
     names = [name for name in readers.split(",") if name not in skip.split(",")]
-    outcomes = {name: Outcome() for name in names}
     began = time.monotonic()
     findings.mkdir(parents=True, exist_ok=True)
-    reached = dict.fromkeys(names, first)
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool,
+    ):
         write_seeds(Path(folder), names)
-        while (
-            sum(one.cases for one in outcomes.values()) < cases
-            and time.monotonic() - began < seconds
-        ):
-            for name in names:
-                count = batch * READERS[name].share
-                fuzzed(name, Path(folder), reached[name], count, findings, outcomes[name])
-                reached[name] += count
-                (findings / "counts.txt").write_text(
-                    _table(outcomes) + f"\n{time.monotonic() - began:.0f} s\n"
-                )
+        share = -(-cases // jobs)
+        running = [
+            pool.submit(
+                _rounds, Path(folder), names, first + k * share, share, seconds, batch, findings
+            )
+            for k in range(jobs)
+        ]
+        outcomes = {name: Outcome() for name in names}
+        for own in running:
+            for name, outcome in own.result().items():
+                outcomes[name].add(outcome)
     found = sum(len(one.findings) for one in outcomes.values())
     print(_table(outcomes))
     if record:
         write("fuzzing", _words(outcomes, time.monotonic() - began, found))
     raise SystemExit(1 if found else 0)
+
+
+def _rounds(
+    seeds: Path,
+    names: list[str],
+    first: int,
+    cases: int,
+    seconds: float,
+    batch: int,
+    findings: Path,
+) -> dict[str, Outcome]:
+    """Give each reader some cases, in turn, until there were so many."""
+    outcomes = {name: Outcome() for name in names}
+    began = time.monotonic()
+    reached = dict.fromkeys(names, first)
+    while (
+        sum(one.cases for one in outcomes.values()) < cases and time.monotonic() - began < seconds
+    ):
+        for name in names:
+            count = batch * READERS[name].share
+            fuzzed(name, seeds, reached[name], count, findings, outcomes[name])
+            reached[name] += count
+            (findings / f"counts-{first}.txt").write_text(
+                _table(outcomes) + f"\n{time.monotonic() - began:.0f} s\n"
+            )
+    return outcomes
 
 
 def _table(outcomes: Mapping[str, Outcome]) -> str:

@@ -476,5 +476,5 @@ READERS: Mapping[str, Reader] = {
     "image sets": Reader(_image_sets, _read_image_set, 20),
     "pictures": Reader(_pictures, _read_picture, 30),
     "parquet": Reader(_parquets, _read_parquet, 4),
-    "hdf5": Reader(_hdf5s, _ingested_by_name, 4),
+    "hdf5": Reader(_hdf5s, _ingested_by_name, 1),
 }
