@@ -458,3 +458,18 @@ class TestRefused:
         moments = moments_of([np.eye(3), np.eye(3)], maps=[("a", "b")])
         with pytest.raises(cg.InputError, match="b x b was not kept"):
             cg.solve(moments, "b", "a")
+
+
+@given(seed=seeds, scale=st.floats(-6, 6))
+def test_standard_errors_are_those_of_the_textbook(seed: int, scale: float) -> None:
+    x, y = random_problem(seed)
+    x[:, 0] *= 10.0**scale
+    weight, bias = cg.fit(x, y).standard_errors()
+    design = np.column_stack([x, np.ones(len(x))])
+    # by QR, which squares no condition number
+    inverse = np.linalg.inv(np.linalg.qr(design, mode="r"))
+    spread = np.sqrt((inverse**2).sum(axis=1))
+    residuals = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    deviations = np.sqrt((residuals**2).sum(axis=0) / (len(x) - design.shape[1]))
+    np.testing.assert_allclose(weight, np.outer(deviations, spread[:-1]), rtol=1e-6)
+    np.testing.assert_allclose(bias, deviations * spread[-1], rtol=1e-6)
