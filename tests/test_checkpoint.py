@@ -206,6 +206,16 @@ class TestDamage:
             )
         return tmp_path / "kept"
 
+    def test_what_a_kill_left_half_written_is_removed(
+        self, stores: list[Path], stopped: Path
+    ) -> None:
+        left = [stopped / "pass-0" / name for name in (".run.json.x", ".0-1.safetensors.x")]
+        for path in left:
+            path.write_text("half")
+        with opened_checkpoint(stopped):
+            assert not any(path.exists() for path in left)
+        assert_same_bits(cg.accumulate(stores, checkpoint=stopped), cg.accumulate(stores))
+
     @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
     def test_a_file_that_was_cut_is_done_again(
         self, stores: list[Path], stopped: Path, share: float

@@ -297,6 +297,35 @@ def varint(number: int) -> bytes:
             return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
 
 
+class TestParquet:
+    """What of a damaged file would end the process, or be read from beside memory, is refused."""
+
+    @staticmethod
+    def damaged(path: Path, old: str, new: str) -> Path:
+        keys = pa.array(["a", "b", "c"] * 2)
+        vectors = pa.array([[1.0, 2.0]] * 6, pa.list_(pa.float32()))
+        table = pa.table({"vector": vectors, "key": keys})
+        pq.write_table(table, path, use_dictionary=["key"], compression="none")
+        content = path.read_bytes()
+        assert content.count(bytes.fromhex(old)) == 1
+        path.write_bytes(content.replace(bytes.fromhex(old), bytes.fromhex(new)))
+        return path
+
+    def test_statistics_that_contradict_the_schema(self, tmp_path: Path) -> None:
+        # the histograms of two levels of repetition and four of definition, exchanged
+        path = self.damaged(tmp_path / "x.parquet", "29260c0c194600000018", "29460c0c000019260018")
+        with pytest.raises(CorruptDataError, match=r"x\.parquet: cannot be read"):
+            cg.ingest(path, tmp_path / "out.zarr")
+
+    @pytest.mark.parametrize("column", ["ids", "labels"])
+    def test_entries_that_a_dictionary_does_not_have(self, tmp_path: Path, column: str) -> None:
+        # six numbers of two bits: 0, 1, 2, 0, 1, 2, and all of them 3
+        path = self.damaged(tmp_path / "x.parquet", "02032409", "0203ffff")
+        columns: dict[str, Any] = {column: "key"}
+        with pytest.raises(CorruptDataError, match="a dictionary that does not have them"):
+            cg.ingest(path, tmp_path / "out.zarr", **columns)
+
+
 class TestParquetBombs:
     """Pages say what they decode to, and what they say is held against them."""
 

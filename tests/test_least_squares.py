@@ -410,6 +410,19 @@ class TestColumnsWithLargeMeans:
         assert "as far as float32 products can tell" in fitted.certificate.notes[0]
 
 
+@given(seed=seeds)
+def test_the_condition_of_deficient_rows_is_that_of_their_range(seed: int) -> None:
+    x, y = random_problem(seed)
+    x = np.hstack([x, x[:, :2] - x[:, 2:4]])
+    centred = x - x.mean(axis=0)
+    values = np.linalg.svd(centred / np.linalg.norm(centred, axis=0), compute_uv=False)
+    certificate = cg.fit(x, y).certificate
+    assert certificate.rank == 6
+    # eigenvalues are off by rounding of the largest, and the least by as much as it is smaller
+    rounding = 1e3 * EPSILON * (values[0] / values[5]) ** 2
+    assert certificate.condition == pytest.approx(values[0] / values[5], rel=rounding)
+
+
 class TestNotes:
     """The certificate warns where a map will not generalise."""
 
@@ -418,12 +431,22 @@ class TestNotes:
         [
             (5, 0.0, "5 rows for 7 coefficients per output: the map interpolates its rows"),
             (5, 1.0, "5 rows for 7 coefficients per output"),
+            (7, 0.0, "7 rows for 7 coefficients per output: the map interpolates its rows"),
+            (8, 0.0, "only 8 rows for 7 coefficients per output: expect overfitting"),
             (13, 0.0, "only 13 rows for 7 coefficients per output: expect overfitting"),
         ],
     )
     def test_of_too_few_rows(self, rows: int, ridge: float, expected: str) -> None:
         x, y = random_problem(15, rows)
         assert cg.fit(x, y, ridge=ridge).certificate.notes[0].startswith(expected)
+
+    def test_of_a_rank_that_few_rows_explain_leave_no_doubt(self) -> None:
+        x, y = random_problem(15, 5)
+        (note,) = cg.solve(moments_of([x, y])).certificate.notes[1:]
+        assert "have rank 4 of 6: this" in note
+        x, y = random_problem(15, 200)
+        note, *_ = cg.solve(moments_of([np.hstack([x, x[:, :1]]), y])).certificate.notes
+        assert "have rank 6 of 7 as far as one pass can tell" in note
 
     def test_of_constant_columns(self) -> None:
         x, y = random_problem(17, 200)

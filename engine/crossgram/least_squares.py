@@ -269,7 +269,7 @@ def row_notes(
     """Return what is to be said of rows that are few or of deficient rank."""
     notes = []
     unknowns = source.dim + intercept
-    if moments.rows < unknowns:
+    if moments.rows <= unknowns:
         notes.append(
             f"{moments.rows} rows for {unknowns} coefficients per output: the map interpolates "
             "its rows and will not generalise; use ridge, or more rows"

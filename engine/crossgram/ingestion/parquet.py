@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossgram.errors import InputError, WidthMismatchError
-from crossgram.ingestion.parquet_pages import TEXT_BYTES, check_values, check_vectors
+from crossgram.apart import apart
+from crossgram.documents import parsed
+from crossgram.errors import CorruptDataError, InputError, WidthMismatchError
+from crossgram.ingestion.parquet_pages import TEXT_BYTES, Part, check_values, check_vectors
 from crossgram.ingestion.table import (
     Matrix,
     Names,
@@ -22,8 +24,12 @@ from crossgram.ingestion.table import (
     optional_module,
     reading,
 )
+from crossgram.parquet_columns import MOST_BYTES
 
 __all__ = ["open_table", "open_values", "row_counts"]
+
+_READER = "crossgram.parquet_columns"
+_FILES_AT_ONCE = 256
 
 _COLUMN_ROWS = 65_536
 _READ_BYTES = 1 << 20
@@ -55,15 +61,15 @@ def open_values(files: Sequence[Path], name: str) -> Values:
     for file in files:
         with _opened(file) as parquet:
             _check_kind(file, name, parquet.schema_arrow)
-            for _, column in _stored(parquet, name, is_list=False):
-                check_values(file, column)
+    for file, part in _parts(files, name, is_list=False):
+        check_values(file, part)
 
     def pieces() -> Iterator[NDArray[Any]]:
         for file in files:
             # a dictionary, so that a long text that many rows share is held once
             for start, column in _batches(file, name, _COLUMN_ROWS, dictionary=True):
                 _refuse_null(file, name, start, column)
-                _refuse_long(file, name, start, column)
+                _refuse_wrong_entries(file, name, start, column)
                 yield _numpy(file, column)
 
     return Values(f"{files[0]} column {name!r}", sum(row_counts(files)), pieces)
@@ -85,11 +91,11 @@ def _open_matrix(files: Sequence[Path], name: str | None) -> Matrix:
         with _opened(file) as parquet:
             name = _vector_column(file, name, parquet.schema_arrow)
             kinds.append(parquet.schema_arrow.field(name).type.value_type)
-            value_bytes = kinds[-1].bit_width // 8
-            for rows, column in _stored(parquet, name, is_list=True):
-                check_vectors(file, column, rows, value_bytes)
     assert name is not None
     chosen: str = name
+    widest = max(kind.bit_width // 8 for kind in kinds)
+    for file, part in _parts(files, chosen, is_list=True):
+        check_vectors(file, part, widest)
     for file, kind in zip(files, kinds, strict=True):
         if kind != kinds[0]:
             raise InputError(
@@ -179,16 +185,22 @@ def _refuse_null(file: Path, name: str, start: int, column: Any) -> None:
         )
 
 
-def _refuse_long(file: Path, name: str, start: int, column: Any) -> None:
-    """Refuse texts of a dictionary that are long where they are written out for each row."""
+def _refuse_wrong_entries(file: Path, name: str, start: int, column: Any) -> None:
+    """Refuse values that a dictionary does not have, and long texts that many rows share."""
     pyarrow = optional_module("pyarrow", file)
-    if not pyarrow.types.is_dictionary(column.type) or pyarrow.types.is_integer(
-        column.type.value_type
-    ):
+    if not pyarrow.types.is_dictionary(column.type):
+        return
+    places = column.indices.to_numpy()
+    if len(places) and not 0 <= places.min() <= places.max() < len(column.dictionary):
+        raise CorruptDataError(
+            f"{file}: rows {start} to {start + len(column) - 1} of the column {name!r} are of a "
+            "dictionary that does not have them; the file is damaged, copy it again"
+        )
+    if pyarrow.types.is_integer(column.type.value_type):
         return
     compute = optional_module("pyarrow.compute", file)
     lengths = compute.binary_length(column.dictionary).to_numpy(zero_copy_only=False)
-    total = int(lengths[column.indices.to_numpy()].sum(dtype=np.int64))
+    total = int(lengths[places].sum(dtype=np.int64))
     if total > len(column) * TEXT_BYTES:
         raise InputError(
             f"{file}: rows {start} to {start + len(column) - 1} of the column {name!r} have "
@@ -196,15 +208,17 @@ def _refuse_long(file: Path, name: str, start: int, column: Any) -> None:
         )
 
 
-def _stored(parquet: Any, name: str, *, is_list: bool) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of each row group, and what its metadata say of a column."""
-    metadata = parquet.metadata
-    for k in range(metadata.num_columns):
-        leaf = parquet.schema.column(k)
-        is_own = leaf.path.startswith(f"{name}.") if is_list else leaf.path == name
-        if is_own and (leaf.max_repetition_level > 0) is is_list:
-            for group in map(metadata.row_group, range(metadata.num_row_groups)):
-                yield group.num_rows, group.column(k)
+def _parts(files: Sequence[Path], name: str, *, is_list: bool) -> Iterator[tuple[Path, Part]]:
+    """Yield what the metadata of files say of each row group's part of a column."""
+    kind = "lists" if is_list else "values"
+    for start in range(0, len(files), _FILES_AT_ONCE):
+        some = files[start : start + _FILES_AT_ONCE]
+        with apart(_READER, kind, name, *map(str, some)) as take:
+            for file in some:
+                with reading(file, ValueError):
+                    found = parsed(take(MOST_BYTES).tobytes(), MOST_BYTES)
+                for facts in found:
+                    yield file, Part(**facts)
 
 
 def _batches(

@@ -16,7 +16,7 @@ from typing import Any
 from crossgram.errors import CorruptDataError, InputError
 from crossgram.zarr_io import MAX_COLUMNS
 
-__all__ = ["TEXT_BYTES", "check_values", "check_vectors"]
+__all__ = ["TEXT_BYTES", "Part", "check_values", "check_vectors"]
 
 _MOST_PAGE_BYTES = 1 << 27
 """No page may decode to more."""
@@ -34,6 +34,30 @@ _PREFIXES = 7  # DELTA_BYTE_ARRAY: texts that begin like the one before, of whic
 
 
 @dataclass(frozen=True)
+class Part:
+    """What the metadata say of a row group's part of a column.
+
+    Attributes
+    ----------
+    name : str
+        Of the column.
+    rows, values : int
+        Of the row group, and in it.
+    stored : int
+        Bytes in the file.
+    data_at, dictionary_at : int
+        Where the pages begin; 0 if there is no dictionary.
+    """
+
+    name: str
+    rows: int
+    values: int
+    stored: int
+    data_at: int
+    dictionary_at: int
+
+
+@dataclass(frozen=True)
 class _Page:
     """What the head of a page says."""
 
@@ -44,17 +68,15 @@ class _Page:
     decoded: int
 
 
-def check_vectors(file: Path, column: Any, rows: int, value_bytes: int) -> None:
+def check_vectors(file: Path, column: Part, value_bytes: int) -> None:
     """Refuse lists of floats that would take much more memory than they have bytes.
 
     Parameters
     ----------
     file : Path
         The Parquet file.
-    column : pyarrow.parquet.ColumnChunkMetaData
+    column : Part
         Of a row group.
-    rows : int
-        Of the row group.
     value_bytes : int
         Of one number.
 
@@ -65,10 +87,10 @@ def check_vectors(file: Path, column: Any, rows: int, value_bytes: int) -> None:
     InputError
         If the rows are too wide, or few bytes would become very many.
     """
-    name, values = column.path_in_schema, column.num_values
-    if values > rows * MAX_COLUMNS:
+    name, values = column.name, column.values
+    if values > column.rows * MAX_COLUMNS:
         raise InputError(
-            f"{file}: {values:,} values in {rows:,} rows of {name}; a store has at most "
+            f"{file}: {values:,} values in {column.rows:,} rows of {name}; a store has at most "
             f"{MAX_COLUMNS:,} columns"
         )
     stored = sum(page.stored for page in _pages(file, column))
@@ -79,7 +101,7 @@ def check_vectors(file: Path, column: Any, rows: int, value_bytes: int) -> None:
         )
 
 
-def check_values(file: Path, column: Any) -> None:
+def check_values(file: Path, column: Part) -> None:
     """Refuse texts and integers that would take much more memory than ids and labels do.
 
     Raises
@@ -89,7 +111,7 @@ def check_values(file: Path, column: Any) -> None:
     InputError
         If the texts are too long, or stored as what they share with the one before.
     """
-    name = column.path_in_schema
+    name = column.name
     for page in _pages(file, column):
         if page.is_data and page.encoding == _PREFIXES:
             raise InputError(
@@ -103,12 +125,12 @@ def check_values(file: Path, column: Any) -> None:
             )
 
 
-def _pages(file: Path, column: Any) -> Iterator[_Page]:
+def _pages(file: Path, column: Part) -> Iterator[_Page]:
     """Yield the pages of a column of a row group, which must be what is declared."""
-    at = column.data_page_offset
-    if column.has_dictionary_page and 0 < column.dictionary_page_offset < at:
-        at = column.dictionary_page_offset
-    left, values = column.total_compressed_size, column.num_values
+    at = column.data_at
+    if 0 < column.dictionary_at < at:
+        at = column.dictionary_at
+    left, values = column.stored, column.values
     try:
         with file.open("rb") as content:
             if at < 0 or left < 0 or at + left > os.fstat(content.fileno()).st_size:
@@ -124,7 +146,7 @@ def _pages(file: Path, column: Any) -> Iterator[_Page]:
                 yield page
     except ValueError as error:
         raise CorruptDataError(
-            f"{file}: cannot be read ({column.path_in_schema}: {error}); it may be damaged or cut "
+            f"{file}: cannot be read ({column.name}: {error}); it may be damaged or cut "
             "short, copy it again"
         ) from error
 
