@@ -32,6 +32,7 @@ def device(request: pytest.FixtureRequest) -> str:
         # what is read before it is written must not be a right number by chance
         poison = [cupy.full(1 << k, np.nan) for k in range(10, 25)]
         del poison
+        cupy.get_default_memory_pool().free_all_blocks()
     return str(request.param)
 
 
@@ -191,6 +192,33 @@ def test_a_fit_and_its_further_passes(device: str) -> None:
     assert again.certificate.passes >= 2
     error = np.linalg.norm(again.weight.T - planted) / np.linalg.norm(planted)
     assert error <= 3000 * P * EPSILON
+
+
+def test_rows_of_the_other_byte_order(device: str) -> None:
+    x, y = pair(3000)
+    check(cg.accumulate([x.astype(">f4"), y.astype(">f4")], device=device), [x, y])
+
+
+def test_a_constant_column_hides_no_row_that_is_not_finite(device: str) -> None:
+    x, y = pair(3000)
+    x[:, 5] = 7.0
+    x[11, 5] = np.nan
+    report = cg.fit_with_report(x, y, device=device, digits=14, on_nonfinite="skip")
+    assert report.map.certificate is not None
+    assert report.map.certificate.passes >= 2
+    assert (report.map.certificate.rows, report.map.certificate.skipped) == (2999, 1)
+    kept = np.delete(np.arange(3000), 11)
+    right = cg.fit(x[kept], y[kept], digits=14).weight
+    assert np.linalg.norm(report.map.weight - right) <= 1e-12 * np.linalg.norm(right)
+
+
+def test_further_passes_do_not_depend_on_threads(device: str) -> None:
+    x, y = pair(RUN_TILES * tile_rows_of(check_device(device)) * 2 + 77, p=24, q=8)
+    found = [
+        cg.fit(x, y, device=device, digits=14, threads=threads).weight.tobytes()
+        for threads in (1, 3)
+    ]
+    assert found[0] == found[1]
 
 
 def test_maps_agree_between_devices(device: str) -> None:

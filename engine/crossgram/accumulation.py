@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from crossgram.checkpoint import Checkpoint, opened_checkpoint
 from crossgram.cluster_sums import Apart, KeptTree, sums_on_cluster
-from crossgram.devices import check_device, check_device_name, free_bytes
+from crossgram.devices import check_device, check_device_name, free_bytes, release
 from crossgram.errors import InputError
 from crossgram.fingerprint import RECORDING_BYTES, fingerprint, id_sum, known_rows
 from crossgram.folds import FOLD_BY, FoldedMoments, with_history
@@ -35,7 +35,7 @@ from crossgram.pairing import (
     joining_bytes,
     matched,
 )
-from crossgram.plan import Plan, make_plan
+from crossgram.plan import Plan, make_plan, on_processor
 from crossgram.preconditioner import Preconditioner
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.residual_moments import ResidualMoments
@@ -324,7 +324,9 @@ class Pass:
         # computing takes so long that reading need not be far ahead, and memory besides
         chunks = [s.chunk_rows for s in self.sources if s.chunk_rows <= self.plan.block_rows]
         block_rows = max([tile_rows_of("cpu"), *chunks])
-        plan = replace(self.plan, block_rows=block_rows, ring_blocks=2, device="cpu")
+        plan = replace(self.plan, block_rows=block_rows, ring_blocks=2)
+        if plan.device != "cpu":
+            plan = on_processor(plan, self.sources, self._options.threads)
         work = ResidualWork(plan, self._labels, self._skips, coefficients, bias)
         return self._reduce(work, 1, "residuals", progress)[0]
 
@@ -388,14 +390,17 @@ class Pass:
 
             return consume
 
-        stream_segments(
-            plan,
-            self.sources,
-            consumer,
-            check=partial(check_ids, self.sources),
-            progress=report,
-            done=kept.done,
-        )
+        try:
+            stream_segments(
+                plan,
+                self.sources,
+                consumer,
+                check=partial(check_ids, self.sources),
+                progress=report,
+                done=kept.done,
+            )
+        finally:
+            release(plan.device)
         return kept.tree.result()
 
     def _kept(self, work: Work[Sums], folds: int) -> KeptTree[Sums]:

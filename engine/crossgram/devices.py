@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from crossgram.errors import InputError
 
-__all__ = ["check_device", "check_device_name", "free_bytes", "row_products"]
+__all__ = ["check_device", "check_device_name", "free_bytes", "release", "row_products"]
 
 
 def check_device_name(asked: str) -> None:
@@ -59,6 +59,17 @@ def free_bytes(device: str) -> int:
     import cupy
 
     return int(cupy.cuda.Device(int(device.partition(":")[2])).mem_info[0])
+
+
+def release(device: str) -> None:
+    """Give back what CuPy keeps of a run's memory, on a GPU and of the host, for the next one."""
+    if device == "cpu":
+        return
+    import cupy
+
+    with cupy.cuda.Device(int(device.partition(":")[2])):
+        cupy.get_default_memory_pool().free_all_blocks()
+    cupy.get_default_pinned_memory_pool().free_all_blocks()
 
 
 def row_products(

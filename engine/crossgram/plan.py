@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crossgram.errors import InputError, MemoryLimitError
@@ -15,7 +15,7 @@ from crossgram.resources import available_threads
 from crossgram.source import Source
 from crossgram.spaces import Pair, Space, elements
 
-__all__ = ["Plan", "Segment", "make_plan", "parse_bytes", "smaller_chunks"]
+__all__ = ["Plan", "Segment", "make_plan", "on_processor", "parse_bytes", "smaller_chunks"]
 
 _MOST_SEGMENTS = 16_384
 _BLOCK_BYTES = 16 << 20
@@ -23,6 +23,9 @@ _RING_BLOCKS = 3
 _SMALLEST_BLOCK = 1024
 _RESERVED_BYTES = 32 << 20
 _THREAD_BYTES = 8 << 20
+_BLAS_BYTES = 96 << 20
+"""What cuBLAS takes for a thread, and its workspaces for two streams."""
+
 _CLIENT_BYTES = 32 << 20
 """What an object store's client takes, with its buffers."""
 
@@ -246,6 +249,23 @@ def make_plan(
     )
 
 
+def on_processor(plan: Plan, sources: Sequence[Source], threads: int | None) -> Plan:
+    """Return a plan of a GPU as one of the processor, whose segments are shorter.
+
+    Parameters
+    ----------
+    plan : Plan
+        Whose blocks are not longer than the processor's segments.
+    sources : sequence of Source
+        What it reads.
+    threads : int, optional
+        Segments to work on at once; by default the processors that this process may use.
+    """
+    rows = _segment_rows(sources, plan.rows, RUN_TILES * tile_rows_of("cpu"))
+    count = min(threads or available_threads(), -(-plan.rows // rows))
+    return replace(plan, device="cpu", segment_rows=rows, threads=count, device_memory_bytes=0)
+
+
 def parse_bytes(text: str) -> int:
     """Return the bytes of a size such as "2GB", "512MiB" or "1500000000".
 
@@ -366,7 +386,8 @@ def _on_device(
     # of a further pass, the triangle
     triangle = 8 * max(space.dim for space in spaces) ** 2
     tiles = 2 * _tile_bytes(spaces, kept, precision, tile_rows)
-    return tile_rows * row_bytes + tiles + 8 * folds * kept + triangle
+    unit_rows = tile_rows * max([space.dim for space in spaces if space.normalized], default=0) * 8
+    return _BLAS_BYTES + tile_rows * row_bytes + tiles + unit_rows + 8 * folds * kept + triangle
 
 
 def _lanes_that_fit(device: str, lane_bytes: int, free: int | None) -> int:

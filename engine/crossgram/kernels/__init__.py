@@ -75,7 +75,7 @@ class Kernels(Protocol):
         """Multiply each row of `z` by its factor."""
 
     def clear_columns(self, z: Any, which: NDArray[np.bool_]) -> None:
-        """Set columns of `z` to 0."""
+        """Set columns of `z` to 0, but for NaN and infinity, which become NaN."""
 
     def solve_triangle(self, z: Any, triangle: Any) -> None:
         """Replace the rows of z (rows, p) by those of z R⁻¹, R (p, p) being upper triangular."""

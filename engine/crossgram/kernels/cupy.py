@@ -8,6 +8,7 @@ a stream of the lane, so that nothing synchronises the device.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,8 +23,14 @@ from crossgram.errors import MemoryLimitError
 
 __all__ = ["GpuKernels"]
 
+# products of two streams share a thread's handle of cuBLAS: with a workspace for each stream, they
+# are the same in every run
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 _FLOAT32_ROWS = 1024
 """Rows that are added up in float32 before they go on in float64, as on the CPU."""
+
+_SUM_PARTS = 64
 
 _CENTRE = cupy.ElementwiseKernel(
     "B block, float64 shift", "Z z", "z = (Z)((double)block - shift)", "crossgram_centre"
@@ -72,8 +79,15 @@ class GpuKernels:
         """Return pinned memory, which is copied from at full rate."""
         kind = np.dtype(dtype)
         count = int(np.prod(shape))
-        with self._device:
-            memory = cupy.cuda.alloc_pinned_memory(max(1, count * kind.itemsize))
+        size = max(1, count * kind.itemsize)
+        try:
+            with self._device:
+                memory = cupy.cuda.alloc_pinned_memory(size)
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            raise MemoryLimitError(
+                f"memory: {size / 1e6:,.0f} MB that a GPU can copy from are not to be had "
+                f"({error}); give fewer threads or smaller blocks (--threads, --memory)"
+            ) from error
         return np.frombuffer(memory, kind, count).reshape(shape)
 
     @contextmanager
@@ -97,8 +111,9 @@ class GpuKernels:
         """Return an array there; the host's may change again once `to_host` gives a result."""
         if isinstance(array, cupy.ndarray):
             return array
-        there = cupy.empty(array.shape, array.dtype)
-        there.set(np.ascontiguousarray(array), stream=cupy.cuda.get_current_stream())
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        there = cupy.empty(native.shape, native.dtype)
+        there.set(np.ascontiguousarray(native), stream=cupy.cuda.get_current_stream())
         return there
 
     def to_host(self, arrays: Sequence[Any]) -> list[NDArray[Any]]:
@@ -131,9 +146,9 @@ class GpuKernels:
         z *= self.upload(factors.astype(z.dtype))[:, None]
 
     def clear_columns(self, z: Any, which: NDArray[np.bool_]) -> None:
-        """Set columns of `z` to 0."""
+        """Set columns of `z` to 0, but for NaN and infinity, which become NaN."""
         if which.any():
-            z[:, self.upload(np.flatnonzero(which))] = 0.0
+            z[:, self.upload(np.flatnonzero(which))] *= 0.0
 
     def solve_triangle(self, z: Any, triangle: Any) -> None:
         """Replace the rows of z (rows, p) by those of z R⁻¹, R (p, p) being upper triangular."""
@@ -157,7 +172,11 @@ class GpuKernels:
 
     def weighted_sum(self, weights: NDArray[Any], z: Any) -> Any:
         """Return the column sums of the rows of `z`, each times its weight, shape (p,), float64."""
-        return _WEIGHTED_SUM(z, self.upload(weights)[:, None], axis=0)
+        # in parts, of which the GPU adds up many at once
+        parts = _SUM_PARTS if len(z) % _SUM_PARTS == 0 else 1
+        shape = (parts, len(z) // parts, -1)
+        sums = _WEIGHTED_SUM(z.reshape(shape), self.upload(weights).reshape(shape), axis=1)
+        return sums.sum(axis=0)
 
     def add_gram(self, z: Any, out: Any, scratch: Any | None) -> None:
         """Add the upper triangle of zᵀz to `out` (p, p); float32 rows go through `scratch`."""

@@ -109,8 +109,8 @@ def scale_rows(z: NDArray[Any], factors: NDArray[Any]) -> None:
 
 
 def clear_columns(z: NDArray[Any], which: NDArray[np.bool_]) -> None:
-    """Set columns of `z` to 0."""
-    z[:, which] = 0.0
+    """Set columns of `z` to 0, but for NaN and infinity, which become NaN."""
+    z[:, which] *= 0.0
 
 
 def clear(array: NDArray[Any]) -> None:
