@@ -20,6 +20,7 @@ from crossgram.store import Column
 __all__ = ["RECORDING_BYTES", "fingerprint", "id_hashes", "id_sum", "known_rows"]
 
 _COLUMN_ROWS = 65_536
+_TEXTS = 4096
 _AT_A_TIME = 256
 
 RECORDING_BYTES = 32 << 20
@@ -36,8 +37,8 @@ def id_sum(ids: Column | None) -> str | None:
         return None
     total = 0
     for start in range(0, len(ids), _COLUMN_ROWS):
-        values = ids.read(start, min(start + _COLUMN_ROWS, len(ids)))
-        total += int(id_hashes(values).sum(dtype=np.uint64))
+        hashes = _hashes_of(ids, start, min(start + _COLUMN_ROWS, len(ids)))
+        total += int(hashes.sum(dtype=np.uint64))
     return f"{total % (1 << 64):016x}"
 
 
@@ -76,7 +77,7 @@ def known_rows(
         if masked is not None:
             kept = kept & ~masked
         if ids is not None:
-            hashes = id_hashes(ids.read(start, stop))
+            hashes = _hashes_of(ids, start, stop)
             total += int(hashes.sum(dtype=np.uint64))
             images.add(hashes[kept], np.ones(int(kept.sum()), np.int64))
         if labels is not None:
@@ -88,6 +89,12 @@ def known_rows(
         None if ids is None else images.sketch(), None if labels is None else people.sketch()
     )
     return seen, None if ids is None else f"{total % (1 << 64):016x}"
+
+
+def _hashes_of(ids: Column, start: int, stop: int) -> NDArray[np.uint64]:
+    """Return the hashes of some ids, few of which are held as text at a time."""
+    parts = range(start, stop, _TEXTS)
+    return np.concatenate([id_hashes(ids.read(k, min(k + _TEXTS, stop))) for k in parts])
 
 
 def _values(numbers: Counter[Any]) -> NDArray[np.int64]:
