@@ -447,3 +447,13 @@ def test_a_file_of_folds_without_folds_is_refused(tmp_path: Path, facts: dict[st
     save_file({}, path, metadata={"crossgram": document})
     with pytest.raises(CorruptDataError, match=r"hostile\.safetensors"):
         FoldedMoments.load(path)
+
+
+def test_what_is_left_of_constant_columns_has_no_negative_squares() -> None:
+    """Rounding leaves squares on either side of 0; they are sums of squares all the same."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        some, rest = rng.normal(size=(40, 8)) + 5, np.tile(rng.normal(size=(1, 8)), (30, 1))
+        whole = moments_of([np.vstack([some, rest])])
+        left = whole.subtract(moments_of([some]))
+        assert (left.squares[0] >= 0).all()
