@@ -218,10 +218,14 @@ class Pass:
         Both from one reading of ids and labels; the sum is None if no source has ids. An event that
         is set ends it early.
         """
+
+        def is_wanted() -> bool:
+            return is_over is None or not is_over.is_set()
+
         if self._options.remember:
             used = None if self._weights is None else self._counts
-            return known_rows(self.sources, used, lambda: is_over is None or not is_over.is_set())
-        return UNSEEN, self.row_ids()
+            return known_rows(self.sources, used, is_wanted)
+        return UNSEEN, id_sum(first_column(self.sources, "ids"), is_wanted)
 
     def recorded(self, ids: str | None) -> Operation:
         """Describe the rows of this pass and what they are read from, as the history has it.

@@ -27,16 +27,22 @@ RECORDING_BYTES = 32 << 20
 """What reading ids takes, and the allocator keeps of it: some blocks of text as objects."""
 
 
-def id_sum(ids: Column | None) -> str | None:
+def _always() -> bool:
+    return True
+
+
+def id_sum(ids: Column | None, is_wanted: Callable[[], bool] = _always) -> str | None:
     """Return the sum of 64-bit hashes of all ids, modulo 2^64, in hexadecimal.
 
     It does not depend on the order of the rows; the sums of disjoint sets add up to the sum of
-    their union. Memory is bounded.
+    their union. Memory is bounded. `is_wanted` as in `known_rows`.
     """
     if ids is None:
         return None
     total = 0
     for start in range(0, len(ids), _COLUMN_ROWS):
+        if not is_wanted():
+            break
         hashes = _hashes_of(ids, start, min(start + _COLUMN_ROWS, len(ids)))
         total += int(hashes.sum(dtype=np.uint64))
     return f"{total % (1 << 64):016x}"
@@ -45,7 +51,7 @@ def id_sum(ids: Column | None) -> str | None:
 def known_rows(
     sources: Sequence[Source],
     used: Callable[[int, int], NDArray[np.bool_]] | None = None,
-    is_wanted: Callable[[], bool] = lambda: True,
+    is_wanted: Callable[[], bool] = _always,
 ) -> tuple[Seen, str | None]:
     """Return which images and people rows are of, and `id_sum` of their ids, from one reading.
 

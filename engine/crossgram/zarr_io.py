@@ -1,7 +1,7 @@
 """Reading rows of Zarr arrays into memory that already exists.
 
-Whole chunks of whole rows are decoded by `row_chunks` where they are stored simply, others through
-the Rust `zarrs` pipeline; both decode into the caller's buffer. Parts of chunks are read through
+Chunks of whole rows are decoded by `row_chunks` where they are stored simply, others through the
+Rust `zarrs` pipeline; both decode into the caller's buffer. Parts of those others are read through
 zarr's own pipeline: `zarrs` does not verify the checksum of a chunk that it decodes in part. So are
 objects in buckets, which `zarrs` would read by a client of its own.
 """
@@ -404,15 +404,15 @@ def _layout(array: zarr.Array[Any]) -> dict[str, Any]:
 
 
 def _decode(array: zarr.Array[Any], start: int, out: NDArray[Any], label: str) -> None:
+    simple = row_chunks_of(array) if _is_local(array) else None
+    if simple is not None:
+        _decode_simple(array, simple, start, out, label)
+        return
     first, last = _whole_chunks(array, start, start + len(out))
     head, middle, tail = np.split(out, [first - start, last - start])
     if len(middle):
-        simple = row_chunks_of(array) if _is_local(array) else None
-        if simple is None:
-            check_chunks(array, first, last, label)
-            _decode_with(array, first, middle)
-        else:
-            _decode_simple(array, simple, first, middle, label)
+        check_chunks(array, first, last, label)
+        _decode_with(array, first, middle)
     if len(head) or len(tail):
         verifying = _verifying(array)
         for position, part in ((start, head), (last, tail)):
@@ -424,11 +424,17 @@ def _decode(array: zarr.Array[Any], start: int, out: NDArray[Any], label: str) -
 def _decode_simple(
     array: zarr.Array[Any], form: RowChunks, start: int, out: NDArray[Any], label: str
 ) -> None:
-    stored = stored_form(array, label)
-    for index in _chunks(array, start, start + len(out)):
-        first = index[0] * form.rows - start
+    stored, stop = stored_form(array, label), start + len(out)
+    for index in _chunks(array, start, stop):
+        first = index[0] * form.rows
+        wanted = slice(max(start, first), min(stop, first + form.rows))
+        place = out[wanted.start - start : wanted.stop - start]
+        is_whole = len(place) == form.rows
+        rows = place if is_whole else np.empty((form.rows, *out.shape[1:]), out.dtype)
         with _looked_at(array, stored, index, label) as content:
-            form.decode(content, out[first : first + form.rows])
+            form.decode(content, rows)
+        if not is_whole:
+            place[:] = rows[wanted.start - first : wanted.stop - first]
 
 
 def _whole_chunks(array: zarr.Array[Any], start: int, stop: int) -> tuple[int, int]:
