@@ -12,13 +12,15 @@ from forms import FORM
 from machine import products, timed
 
 import crossgram as cg
-from crossgram.accumulator import TILE_ROWS, Accumulator
+from crossgram.accumulator import Accumulator
 from crossgram.kernels import numpy as kernels
+from crossgram.kernels import tile_rows_of
 from crossgram.spaces import Space, map_pairs
 
 pytestmark = pytest.mark.benchmark(group="kernels")
 
 ROWS, DIM = FORM.block_rows, FORM.dim
+TILE_ROWS = tile_rows_of("cpu")
 TILES = [slice(start, start + TILE_ROWS) for start in range(0, ROWS, TILE_ROWS)]
 DTYPES = {"float32": np.float32, "float64": np.float64}
 

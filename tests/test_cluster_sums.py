@@ -200,7 +200,9 @@ def test_killed_workers_cost_nothing_but_time(stores: list[Path]) -> None:
         def kill(progress: cg.Progress) -> None:
             # twice, whichever worker is there by then
             if len(killed) < 2 and progress.rows > (2 + 3 * len(killed)) * SEGMENT:
-                alive = [pid for pid in own.run(os.getpid).values() if pid not in killed]
+                # of one that is just being replaced there is no answer
+                there = own.run(os.getpid, on_error="ignore").values()
+                alive = [pid for pid in there if pid not in killed]
                 os.kill(alive[0], signal.SIGKILL)
                 killed.append(alive[0])
 

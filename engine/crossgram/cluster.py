@@ -154,7 +154,7 @@ def check_sees(client: Any, places: Sequence[str | Path]) -> None:
     InputError
         Naming the worker and the place.
     """
-    for worker, reasons in client.run(_why_each_is_unseen, list(map(str, places))).items():
+    for worker, reasons in _asked(client, _why_each_is_unseen, list(map(str, places))).items():
         for place, why_not in zip(places, reasons, strict=True):
             if why_not is not None:
                 raise InputError(f"{place}: the worker {worker} {why_not}")
@@ -216,7 +216,7 @@ def check_workers(client: Any, sources: Sequence[Source], memory: int) -> None:
 def _check_same(client: Any, addresses: Sequence[str]) -> None:
     """Refuse workers that find something else at an address, as another disk or service has it."""
     own = _digests(addresses)
-    for worker, theirs in client.run(_digests, addresses).items():
+    for worker, theirs in _asked(client, _digests, addresses).items():
         for address, here, there in zip(addresses, own, theirs, strict=True):
             if here != there:
                 raise InputError(
@@ -229,10 +229,22 @@ def _digests(addresses: Sequence[str]) -> list[str]:
     return [fingerprint(open_source(address), None).digest for address in addresses]
 
 
+def _asked(client: Any, function: Callable[..., Any], *given: Any) -> dict[str, Any]:
+    """Return what each worker answers; one that dies meanwhile gives none, and does no task."""
+    from distributed.comm.core import CommClosedError
+
+    found = client.run(function, *given, on_error="return")
+    answers = {worker: own for worker, own in found.items() if not isinstance(own, CommClosedError)}
+    for own in answers.values():
+        if isinstance(own, BaseException):
+            raise own
+    return answers
+
+
 def _check_versions(client: Any) -> None:
     own = _versions()
     try:
-        found = client.run(_versions)
+        found = _asked(client, _versions)
     except ModuleNotFoundError as error:
         raise InputError(
             f"workers: a worker has no crossgram ({error}); install the same version there"
