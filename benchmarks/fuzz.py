@@ -194,6 +194,8 @@ def _cases(
         slot[:] = _SLOT.pack(case, _cpu(os.getpid()), time.monotonic(), accepted, refused)
         kind, files = _case(name, originals, case)
         _write(place, kind, files, written)
+        # to make a large case takes longer than to refuse it
+        slot[:] = _SLOT.pack(case, _cpu(os.getpid()), time.monotonic(), accepted, refused)
         what = None
         try:
             reader.read(place / kind)
@@ -422,8 +424,8 @@ def _words(outcomes: Mapping[str, Outcome], seconds: float, found: int) -> str:
         "Valid files of every kind, changed by their structure and by their bytes, given to what "
         "reads them. Each is to be read, or refused with an error of crossgram's own; another "
         f"exception, a crash, more than {MOST_SECONDS:g} s of processor time or "
-        f"{MOST_RESIDENT >> 20} MB of memory is a finding. In {seconds / 60:.0f} minutes, "
-        f"{found or 'nothing'} was found.\n\n" + _table(outcomes)
+        f"{MOST_RESIDENT >> 20} MB of memory is a finding. Findings in {seconds / 60:.0f} minutes: "
+        f"{found}.\n\n" + _table(outcomes)
     )
 
 
