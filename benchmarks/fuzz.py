@@ -188,13 +188,14 @@ def _cases(
         _write(place, kind, files, written)
         with contextlib.suppress(cg.CrossgramError):
             reader.read(place / kind)
-    before = _resident()
+    first = _resident()
     for case in cases:
         _, _, _, accepted, refused = _SLOT.unpack(slot[:])
-        slot[:] = _SLOT.pack(case, _cpu(os.getpid()), time.monotonic(), accepted, refused)
+        # to make a large case takes more than to refuse it, and does not count
+        slot[:] = _SLOT.pack(case, float("inf"), time.monotonic(), accepted, refused)
         kind, files = _case(name, originals, case)
         _write(place, kind, files, written)
-        # to make a large case takes longer than to refuse it
+        before = _resident()
         slot[:] = _SLOT.pack(case, _cpu(os.getpid()), time.monotonic(), accepted, refused)
         what = None
         try:
@@ -215,7 +216,7 @@ def _cases(
             with reports.open("a", encoding="utf-8", errors="replace") as file:
                 file.write(f"{case} {what}\n")
         slot[:] = _SLOT.pack(case, _cpu(os.getpid()), time.monotonic(), accepted, refused)
-        if _grown(before) > MOST_RESIDENT:
+        if _grown(first) > MOST_RESIDENT:
             return
 
 
