@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import crossgram as cg
+from crossgram.accumulator import Accumulator, Workspace
 from crossgram.devices import check_device
 from crossgram.errors import InputError, MemoryLimitError, NonFiniteError
 from crossgram.kernels import RUN_TILES, tile_rows_of
@@ -79,8 +80,6 @@ def test_moments_of_several_runs(device: str) -> None:
 def test_moments_of_more_rows_than_a_run_at_once(device: str) -> None:
     x, y = pair(RUN_TILES * tile_rows_of(check_device(device)) + 5, p=24, q=8)
     name = check_device(device)
-    from crossgram.accumulator import Accumulator, Workspace
-
     spaces = (Space("a", 24), Space("b", 8))
     work = Workspace.allocate(spaces, all_pairs(2), "exact", name)
     accumulator = Accumulator(spaces, all_pairs(2), workspace=work)

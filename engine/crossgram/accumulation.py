@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from crossgram.checkpoint import Checkpoint, opened_checkpoint
 from crossgram.cluster_sums import Apart, KeptTree, sums_on_cluster
-from crossgram.devices import check_device, check_device_name, free_bytes, release
+from crossgram.devices import check_device, check_device_name, free_bytes, gpu_number, release
 from crossgram.errors import InputError
 from crossgram.fingerprint import RECORDING_BYTES, fingerprint, id_sum, known_rows
 from crossgram.folds import FOLD_BY, FoldedMoments, with_history
@@ -556,7 +556,7 @@ def _device(options: Options) -> str:
     if options.client is None:
         return check_device(options.device)
     # which GPUs there are, each worker finds out; with dask-cuda, its own is its first
-    return "cpu" if options.device in ("cpu", "auto") else f"cuda:{options.device[5:] or 0}"
+    return "cpu" if options.device in ("cpu", "auto") else f"cuda:{gpu_number(options.device)}"
 
 
 def _free_bytes(device: str, options: Options) -> int | None:

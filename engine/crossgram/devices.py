@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from crossgram.errors import InputError
 
-__all__ = ["check_device", "check_device_name", "free_bytes", "release", "row_products"]
+__all__ = [
+    "check_device",
+    "check_device_name",
+    "free_bytes",
+    "gpu_number",
+    "release",
+    "row_products",
+]
 
 
 def check_device_name(asked: str) -> None:
@@ -40,12 +47,17 @@ def check_device(asked: str) -> str:
     if asked == "cpu":
         return asked
     count, why = _gpus()
-    number = int(asked.partition(":")[2] or 0)
+    number = gpu_number(asked)
     if number < count:
         return f"cuda:{number}"
     if asked == "auto":
         return "cpu"
     raise InputError(f"device: {asked} given, {why or f'CuPy finds {count}'}; use cpu or auto")
+
+
+def gpu_number(device: str) -> int:
+    """Return K of "cuda:K", 0 of "cuda"."""
+    return int(device.partition(":")[2] or 0)
 
 
 def free_bytes(device: str) -> int:
@@ -58,7 +70,7 @@ def free_bytes(device: str) -> int:
     """
     import cupy
 
-    return int(cupy.cuda.Device(int(device.partition(":")[2])).mem_info[0])
+    return int(cupy.cuda.Device(gpu_number(device)).mem_info[0])
 
 
 def release(device: str) -> None:
@@ -67,7 +79,7 @@ def release(device: str) -> None:
         return
     import cupy
 
-    with cupy.cuda.Device(int(device.partition(":")[2])):
+    with cupy.cuda.Device(gpu_number(device)):
         cupy.get_default_memory_pool().free_all_blocks()
     cupy.get_default_pinned_memory_pool().free_all_blocks()
 
@@ -95,7 +107,7 @@ def row_products(
         return lambda own, block: rows[own] @ block.T
     import cupy
 
-    with cupy.cuda.Device(int(device.partition(":")[2])):
+    with cupy.cuda.Device(gpu_number(device)):
         there = cupy.asarray(rows)
     at_hand: list[Any] = [None, None]
 

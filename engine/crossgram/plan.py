@@ -366,11 +366,14 @@ def _streaming(
 
 def _tile_bytes(spaces: Sequence[Space], kept: int, precision: str, tile_rows: int) -> int:
     """Return the bytes of a tile of every space, and of what is made on the way to one."""
-    unit_rows = tile_rows * max([space.dim for space in spaces if space.normalized], default=0) * 8
     tile_bytes = tile_rows * sum(space.dim for space in spaces) * 8
     if precision == "fast":
         tile_bytes = tile_bytes // 2 + 4 * kept
-    return tile_bytes + unit_rows
+    return tile_bytes + _unit_row_bytes(spaces, tile_rows)
+
+
+def _unit_row_bytes(spaces: Sequence[Space], tile_rows: int) -> int:
+    return tile_rows * max([space.dim for space in spaces if space.normalized], default=0) * 8
 
 
 def _on_device(
@@ -386,8 +389,9 @@ def _on_device(
     # of a further pass, the triangle
     triangle = 8 * max(space.dim for space in spaces) ** 2
     tiles = 2 * _tile_bytes(spaces, kept, precision, tile_rows)
-    unit_rows = tile_rows * max([space.dim for space in spaces if space.normalized], default=0) * 8
-    return _BLAS_BYTES + tile_rows * row_bytes + tiles + unit_rows + 8 * folds * kept + triangle
+    # of unit rows, those of one space are still there when the next are made
+    tiles += _unit_row_bytes(spaces, tile_rows)
+    return _BLAS_BYTES + tile_rows * row_bytes + tiles + 8 * folds * kept + triangle
 
 
 def _lanes_that_fit(device: str, lane_bytes: int, free: int | None) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from crossgram.devices import check_device
+from crossgram.devices import check_device, gpu_number
 
 __all__ = ["RUN_TILES", "Kernels", "kernels_of", "tile_rows_of"]
 
@@ -138,4 +138,4 @@ def kernels_of(device: str) -> Kernels:
     check_device(device)
     from crossgram.kernels.cupy import GpuKernels
 
-    return GpuKernels(int(device.partition(":")[2]))
+    return GpuKernels(gpu_number(device))
