@@ -24,7 +24,7 @@ from crossgram.errors import (
     PairingError,
     WidthMismatchError,
 )
-from crossgram.fingerprint import id_hashes
+from crossgram.hashing import text_hashes
 from crossgram.heads import ClassifierHead
 from crossgram.sampling import hold_out
 from crossgram.source import open_source
@@ -194,7 +194,7 @@ class TestHeldOut:
         fitted_on = cg.LinearMap.load(out / atlas.maps[0].file).fitted_on
         ids = cg.EmbeddingStore.open(stores[0]).ids
         assert ids is not None
-        hashes = id_hashes(ids.read(0, 200))
+        hashes = text_hashes(ids.read(0, 200))
         assert fitted_on.ids is not None
         assert fitted_on.ids.shared(hashes[training]).found == 150
         assert fitted_on.ids.shared(hashes[held_out]).found == 0

@@ -15,7 +15,7 @@ from command_line import crossgram, succeeds
 from strategies import mask_of, write_store
 
 import crossgram as cg
-from crossgram.fingerprint import id_hashes
+from crossgram.hashing import text_hashes
 from crossgram.seen import Seen
 
 ROWS = 120
@@ -51,7 +51,7 @@ def accumulated(given: list[Path], **options: Any) -> Any:
 
 
 def hashes(values: Any) -> list[int]:
-    return sorted(id_hashes(np.array([*{*values}])).tolist())
+    return sorted(text_hashes(np.array([*{*values}])).tolist())
 
 
 def assert_seen(seen: Seen, rows: Any) -> None:

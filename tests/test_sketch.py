@@ -16,7 +16,7 @@ from strategies import moderate, seeds
 
 import crossgram as cg
 from crossgram import sketch as module
-from crossgram.fingerprint import id_hashes
+from crossgram.hashing import text_hashes
 from crossgram.sketch import SKETCH_SIZE, Sketch, SketchBuilder
 
 SMALL = 8
@@ -32,7 +32,7 @@ def _small() -> Iterator[None]:
 
 
 def hashes_of(values: Any) -> np.ndarray:
-    return id_hashes(np.array(values, np.int64))
+    return text_hashes(np.array(values, np.int64))
 
 
 def sketch_of(values: list[int]) -> Sketch:

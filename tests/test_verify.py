@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 import crossgram as cg
 from crossgram.evaluation import Verification
 from crossgram.evaluation.verifying import verify_spaces
-from crossgram.fingerprint import id_hashes
+from crossgram.hashing import text_hashes
 from crossgram.seen import Seen
 from crossgram.sketch import Sketch
 from crossgram.spaces import Space
@@ -344,7 +344,7 @@ class TestSplits:
 
     def test_a_sample_finds_what_it_can_tell(self, pair: tuple[cg.EmbeddingStore, ...]) -> None:
         """Of many images, some are remembered: one of them is proof, and none says of how many."""
-        own, other = (id_hashes(np.array(ids)) for ids in (IDS, [f"{one}-again" for one in IDS]))
+        own, other = (text_hashes(np.array(ids)) for ids in (IDS, [f"{one}-again" for one in IDS]))
         bound = int(np.sort(own)[30])
 
         def remembering(hashes: np.ndarray) -> cg.LinearMap:

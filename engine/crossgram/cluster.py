@@ -97,6 +97,11 @@ def cluster_client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         "distributed.nanny.pre-spawn-environ": dict.fromkeys(names, threads),
         # a worker may have processes of its own that decode
         "distributed.worker.daemon": False,
+        # what each process asks itself many times a second takes the workers several percent
+        "distributed.worker.profile.enabled": False,
+        "distributed.worker.memory.monitor-interval": "500ms",
+        "distributed.admin.tick.interval": "500ms",
+        "distributed.admin.system-monitor.interval": "2s",
         "distributed.worker.preload": [__name__],
     }
     with (
@@ -108,7 +113,7 @@ def cluster_client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
             # of workers that die, say: their tasks are done again
             silence_logs=logging.CRITICAL,
         ) as cluster,
-        Client(cluster, set_as_default=False) as client,
+        Client(cluster, set_as_default=False, direct_to_workers=True) as client,
     ):
         yield client
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.history import Input
 from crossgram.seen import Seen
-from crossgram.sketch import SKETCH_SIZE, SketchBuilder
+from crossgram.sketch import SketchBuilder
 from crossgram.source import Source, first_column, masked_rows
 from crossgram.store import Column
 
-__all__ = ["RECORDING_BYTES", "fingerprint", "id_hashes", "id_sum", "known_rows"]
+__all__ = ["RECORDING_BYTES", "fingerprint", "id_sum", "known_rows"]
 
 _COLUMN_ROWS = 65_536
-_TEXTS = 4096
-_AT_A_TIME = 256
 
 RECORDING_BYTES = 32 << 20
 """What reading ids takes, and the allocator keeps of it: some blocks of text as objects."""
@@ -43,7 +38,7 @@ def id_sum(ids: Column | None, is_wanted: Callable[[], bool] = _always) -> str |
     for start in range(0, len(ids), _COLUMN_ROWS):
         if not is_wanted():
             break
-        hashes = _hashes_of(ids, start, min(start + _COLUMN_ROWS, len(ids)))
+        hashes = ids.hashes(start, min(start + _COLUMN_ROWS, len(ids)))
         total += int(hashes.sum(dtype=np.uint64))
     return f"{total % (1 << 64):016x}"
 
@@ -72,7 +67,7 @@ def known_rows(
     """
     ids = first_column(sources, "ids")
     labels = first_column(sources, "labels")
-    images, people, names, total = SketchBuilder(), SketchBuilder(), Counter[Any](), 0
+    images, people, total = SketchBuilder(), SketchBuilder(), 0
     rows = 0 if ids is None and labels is None else sources[0].rows
     for start in range(0, rows, _COLUMN_ROWS):
         if not is_wanted():
@@ -83,40 +78,15 @@ def known_rows(
         if masked is not None:
             kept = kept & ~masked
         if ids is not None:
-            hashes = _hashes_of(ids, start, stop)
+            hashes = ids.hashes(start, stop)
             total += int(hashes.sum(dtype=np.uint64))
             images.add(hashes[kept], np.ones(int(kept.sum()), np.int64))
         if labels is not None:
-            names.update(labels.read(start, stop)[kept].tolist())
-            if len(names) > SKETCH_SIZE or stop == rows:
-                people.add(id_hashes(np.array(list(names), object)), _values(names))
-                names.clear()
+            people.add(labels.hashes(start, stop)[kept], np.ones(int(kept.sum()), np.int64))
     seen = Seen(
         None if ids is None else images.sketch(), None if labels is None else people.sketch()
     )
     return seen, None if ids is None else f"{total % (1 << 64):016x}"
-
-
-def _hashes_of(ids: Column, start: int, stop: int) -> NDArray[np.uint64]:
-    """Return the hashes of some ids, few of which are held as text at a time."""
-    parts = range(start, stop, _TEXTS)
-    return np.concatenate([id_hashes(ids.read(k, min(k + _TEXTS, stop))) for k in parts])
-
-
-def _values(numbers: Counter[Any]) -> NDArray[np.int64]:
-    return np.fromiter(numbers.values(), np.int64, len(numbers))
-
-
-def id_hashes(values: NDArray[Any]) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of each id, the same on every machine."""
-    texts = values.tolist()
-    digests: list[bytes] = []
-    for start in range(0, len(texts), _AT_A_TIME):
-        some = map(str, texts[start : start + _AT_A_TIME])
-        digests += [blake2b(text.encode(), digest_size=8).digest() for text in some]
-        # lets go of the interpreter's lock, which lanes want for a moment
-        time.sleep(0)
-    return np.frombuffer(b"".join(digests), "<u8")
 
 
 def fingerprint(source: Source, ids: str | None) -> Input:

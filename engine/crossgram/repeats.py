@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossgram.fingerprint import id_hashes
+from crossgram.hashing import text_hashes
 from crossgram.row_file import RowFile
 from crossgram.store import Column
 
@@ -44,7 +44,7 @@ def repeated_ids(ids: Column, spans: Iterable[Span] | None = None) -> Counter[st
         hashes = RowFile(Path(folder) / "hashes", (rows,), np.uint64)
         done = 0
         for start, stop in kept:
-            hashes[np.arange(done, done + stop - start)] = id_hashes(ids.read(start, stop))
+            hashes[np.arange(done, done + stop - start)] = ids.hashes(start, stop)
             done += stop - start
         partitions = -(-rows // _PARTITION_ROWS)
         for own in range(partitions):
@@ -69,7 +69,7 @@ def _counted(ids: Column, kept: list[Span], hashes: NDArray[np.uint64]) -> Count
         return counts
     for start, stop in kept:
         values: NDArray[Any] = ids.read(start, stop)
-        counts.update(map(str, values[np.isin(id_hashes(values), hashes)]))
+        counts.update(map(str, values[np.isin(text_hashes(values), hashes)]))
         if len(counts) > _MOST_NAMED:
             break
     return Counter({name: count for name, count in counts.items() if count > 1})

@@ -7,10 +7,8 @@ memory that is used again, its checksum taken, and decoded to where its rows bel
 
 from __future__ import annotations
 
-import os
 import struct
 import sys
-import threading
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +18,7 @@ import zarr
 from numcodecs import blosc
 from numpy.typing import NDArray
 
+from crossgram.chunk_bytes import CHECKSUM, codec_names, split_checksum, stored_bytes_of
 from crossgram.stored_chunks import InFile
 
 __all__ = ["RowChunks", "row_chunks_of"]
@@ -70,14 +69,7 @@ class RowChunks:
         ValueError, RuntimeError
             Saying what is wrong with it.
         """
-        stored = _read(content)
-        if self.has_checksum:
-            end = len(stored) - _UINT32.size
-            if end < 0:
-                raise ValueError("it is shorter than its checksum")
-            if google_crc32c.value(stored[:end]) != _UINT32.unpack_from(stored.data, end)[0]:
-                raise ValueError("its checksum is that of other data")
-            stored = stored[:end]
+        stored = stored_bytes_of(content, has_checksum=self.has_checksum)
         place = out.reshape(-1).view(np.uint8)
         size = len(stored)
         if self.compression is not None and size >= _BLOSC_HEAD:
@@ -103,7 +95,7 @@ class RowChunks:
             stored = blosc.compress(values, name.encode(), level, shuffle)
         if not self.has_checksum:
             return [stored]
-        return [stored, _UINT32.pack(google_crc32c.value(stored))]
+        return [stored, CHECKSUM.pack(google_crc32c.value(stored))]
 
 
 def row_chunks_of(array: zarr.Array[Any]) -> RowChunks | None:
@@ -119,9 +111,7 @@ def row_chunks_of(array: zarr.Array[Any]) -> RowChunks | None:
     if array.chunks[1:] != array.shape[1:] or array.dtype.kind not in "iuf":
         return None
     codecs: list[Any] = [codec.to_dict() for codec in array.metadata.codecs]
-    names = [str(codec["name"]) for codec in codecs]
-    has_checksum = names[-1:] == ["crc32c"]
-    before = names[: len(names) - has_checksum]
+    before, has_checksum = split_checksum(codec_names(codecs))
     if before not in (["bytes"], ["bytes", "blosc"]):
         return None
     compression = _compression(codecs[1]["configuration"]) if before[1:] else None
@@ -134,20 +124,3 @@ def row_chunks_of(array: zarr.Array[Any]) -> RowChunks | None:
 def _compression(facts: dict[str, Any]) -> Compression:
     name, shuffle = (str(getattr(facts[key], "value", facts[key])) for key in ("cname", "shuffle"))
     return Compression(name, int(facts["clevel"]), _SHUFFLES.index(shuffle))
-
-
-_memory = threading.local()
-
-
-def _read(content: InFile) -> NDArray[np.uint8]:
-    """Return what is stored, in memory that the next call in this thread uses again."""
-    buffer = getattr(_memory, "buffer", None)
-    if buffer is None or len(buffer) < content.size:
-        buffer = _memory.buffer = np.empty(content.size, np.uint8)
-    count = 0
-    while count < content.size:
-        taken = os.preadv(content.descriptor, [buffer[count : content.size].data], count)
-        if not taken:
-            raise ValueError(f"it was cut to {count:,} bytes while it was read")
-        count += taken
-    return buffer[:count]

@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from crossgram.documents import parsed
 from crossgram.errors import CorruptDataError, InputError
+from crossgram.hashing import text_hashes
 from crossgram.locations import Location, locate
 from crossgram.output import uninterrupted
 from crossgram.spaces import signature_of
@@ -29,9 +30,12 @@ from crossgram.zarr_io import (
     open_node,
     read_rows,
     stored_alike,
+    stored_hashes,
 )
 
 __all__ = ["Column", "EmbeddingStore"]
+
+_TEXTS = 4096
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,20 @@ class Column:
         out = np.empty(stop - start, self.array.dtype)
         read_rows(self.array, start, out, self.label)
         return out
+
+    def hashes(self, start: int, stop: int) -> NDArray[np.uint64]:
+        """Return the hashes of the texts of rows `start` to `stop`, of which few are held."""
+        if isinstance(self.array, zarr.Array):
+            found = stored_hashes(self.array, start, stop, self.label)
+            if found is not None:
+                return found
+        parts = range(start, stop, _TEXTS)
+        return np.concatenate(
+            [
+                np.empty(0, np.uint64),
+                *(text_hashes(self.read(k, min(k + _TEXTS, stop))) for k in parts),
+            ]
+        )
 
     def stored_alike(self, other: Column, start: int, stop: int) -> bool:
         """Tell whether rows `start` to `stop` are stored with the same bytes in both columns."""

@@ -41,6 +41,7 @@ from crossgram.stored_chunks import (
     opened_chunk,
     stored_form,
 )
+from crossgram.text_chunks import text_chunks_of
 from crossgram.watched_store import WatchedStore
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "read_rows",
     "stored_alike",
     "stored_bytes",
+    "stored_hashes",
     "sync_rows",
     "write_rows",
 ]
@@ -360,6 +362,35 @@ def stored_alike(first: zarr.Array[Any], second: zarr.Array[Any], start: int, st
         return False
     contents = [_stored(array, start, stop) for array in (first, second)]
     return None not in contents[0] and contents[0] == contents[1]
+
+
+def stored_hashes(
+    array: zarr.Array[Any], start: int, stop: int, label: str
+) -> NDArray[np.uint64] | None:
+    """Return the hashes of the texts of rows `start` to `stop`, as `text_hashes` has them.
+
+    Made of what is stored, many times as fast as of texts that were read. None if it is not stored
+    simply, on the disk here.
+
+    Raises
+    ------
+    CorruptDataError
+        As `read_rows` does.
+    """
+    form = text_chunks_of(array) if _is_local(array) else None
+    if form is None:
+        return None
+    stored, found = stored_form(array, label), []
+    try:
+        for index in _chunks(array, start, stop):
+            first = index[0] * form.rows
+            with _looked_at(array, stored, index, label) as content:
+                found.append(form.hashes(content)[max(0, start - first) : stop - first])
+    except CrossgramError:
+        raise
+    except Exception as error:
+        raise _first_bad_chunk(array, start, stop, label, error) from error
+    return np.concatenate([np.empty(0, np.uint64), *found])
 
 
 def sync_rows(array: zarr.Array[Any], start: int, stop: int) -> None:

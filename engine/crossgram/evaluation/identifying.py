@@ -19,7 +19,6 @@ from crossgram.evaluation.resampling import Interval, check_draws, intervals
 from crossgram.evaluation.scoring import as_wide, prepared
 from crossgram.evaluation.searching import Probes, Search, search, task_bytes
 from crossgram.evaluation.splits import Overlap, checked_overlaps, split_notes
-from crossgram.fingerprint import id_hashes
 from crossgram.linear_map import LinearMap
 from crossgram.pairing import check_counts, check_ids, check_labels
 from crossgram.progress import Progress, ProgressCallback, ignore
@@ -439,12 +438,10 @@ def _people(
             )
     assert probe.labels is not None
     assert gallery.labels is not None
-    names, who = np.unique(
-        id_hashes(probe.labels.read(0, probe.rows)[searched]), return_inverse=True
-    )
+    names, who = np.unique(probe.labels.hashes(0, probe.rows)[searched], return_inverse=True)
     people = np.empty(gallery.rows, np.int64)
     for start in range(0, gallery.rows, _ROWS):
-        own = id_hashes(gallery.labels.read(start, min(start + _ROWS, gallery.rows)))
+        own = gallery.labels.hashes(start, min(start + _ROWS, gallery.rows))
         place, found = _places(names, own)
         people[start : start + len(own)] = np.where(found, place, -1)
     return who.astype(np.int64), people
@@ -454,19 +451,18 @@ def _same_images(probe: Source, gallery: Source, searched: NDArray[np.int64]) ->
     """Return the gallery's row of each probe's image, by the ids; -1 where there is none."""
     if probe.ids is None or gallery.ids is None:
         return np.full(len(searched), -1, np.int64)
-    images, which = np.unique(
-        id_hashes(probe.ids.read(0, probe.rows)[searched]), return_inverse=True
-    )
+    images, which = np.unique(probe.ids.hashes(0, probe.rows)[searched], return_inverse=True)
     row_of = np.full(len(images), -1, np.int64)
     for start in range(0, gallery.rows, _ROWS):
-        values = gallery.ids.read(start, min(start + _ROWS, gallery.rows))
-        place, found = _places(images, id_hashes(values))
+        own = gallery.ids.hashes(start, min(start + _ROWS, gallery.rows))
+        place, found = _places(images, own)
         row = np.flatnonzero(found)
         for k, image in zip(row.tolist(), place[row].tolist(), strict=True):
             if row_of[image] >= 0:
+                value = gallery.ids.read(start + k, start + k + 1)[0]
                 raise InputError(
                     f"{gallery.label}: rows {row_of[image]} and {start + k} both have the id "
-                    f"{values[k]!r} of a probe's image, which must not find itself; give each "
+                    f"{value!r} of a probe's image, which must not find itself; give each "
                     "image one row, or other ids"
                 )
             row_of[image] = start + k

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.errors import InputError
-from crossgram.fingerprint import id_hashes
+from crossgram.hashing import text_hashes
 from crossgram.linear_map import LinearMap
 from crossgram.source import Source, SourceLike, first_column, open_source
 from crossgram.store import Column
@@ -270,5 +270,5 @@ def _hashes(
         values = np.unique(values)
         if wanted is not None:
             values = values[np.array([wanted(value) for value in values.tolist()], bool)]
-        found.append(id_hashes(values))
+        found.append(text_hashes(values))
     return np.unique(np.concatenate(found))
