@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from distributed import Client, LocalCluster
 
 import crossgram as cg
 from crossgram.cluster import cluster_client, over_workers
+from crossgram.resources import available_threads
 
 ASKED: list[int] = []
 GO_ON = threading.Event()
@@ -42,6 +45,10 @@ def wait(item: int, shared: int) -> int:
     if item:
         GO_ON.wait(30)
     return item
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if "_NUM_THREADS" in name}
 
 
 def tasks_that_wait(dask_worker: Any) -> int:
@@ -89,3 +96,21 @@ def test_what_is_no_address_is_refused_at_once(address: str) -> None:
         pass
     # not after the seconds that a client would try to connect
     assert time.monotonic() - started < 5
+
+
+def test_what_workers_inherit_does_not_stay_in_this_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+
+    before = environment()
+    with cluster_client(1, None) as started:
+        assert environment() == before
+        (theirs,) = started.run(environment).values()
+        assert theirs["OPENBLAS_NUM_THREADS"] == str(available_threads())
+        # one that dies is started again, by the same way
+        ((address, pid),) = started.run(os.getpid).items()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: bool(set(started.nthreads()) - {address}))
+    assert environment() == before

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import crossgram, refused
 
 import crossgram as cg
+from crossgram import devices
 from crossgram.devices import check_device, row_products
 from crossgram.errors import InputError
 
@@ -36,6 +38,39 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.eye(3, dtype="f4"))
     with pytest.raises(InputError, match="device: cuda:99 given"):
         cg.identify(tmp_path / "a.npy", tmp_path / "a.npy", device="cuda:99")
+
+
+@pytest.mark.skipif(has_gpu(), reason="needs a machine without a GPU, and gpu_check.sh has one")
+class TestWithoutAGpu:
+    def test_auto_takes_the_processor_and_says_so_once(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        devices._say_fallback.cache_clear()
+        x = np.random.default_rng(0).normal(size=(20, 3))
+        for _ in range(2):
+            cg.accumulate([x, x], device="auto")
+        (said,) = [record.getMessage() for record in caplog.records]
+        assert said.startswith("device: auto takes the processor: ")
+        assert "CuPy is missing" in said or "CUDA" in said
+
+    def test_a_command_says_it_on_standard_error(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(20, 3)))
+        made = crossgram(
+            "accumulate", "a.npy", "a.npy", "-o", "m", "--device", "auto", "--json", cwd=tmp_path
+        )
+        assert made.returncode == 0
+        assert made.stderr.count("device: auto takes the processor") == 1
+        assert "auto" not in made.stdout
+
+    def test_workers_with_gpus_are_refused_before_any_is_started(self, tmp_path: Path) -> None:
+        x = np.random.default_rng(0).normal(size=(20, 3))
+        np.save(tmp_path / "a.npy", x)
+        cg.fit(x, x).save(tmp_path / "map")
+        on_gpus = ("--workers", 2, "--device", "cuda")
+        for given in (("fit", "a.npy", "a.npy", "-o", "out"), ("apply", "map", "a.npy", "out")):
+            message = refused(*given, *on_gpus, cwd=tmp_path)
+            assert message.startswith("Error: device: cuda given, ")
+            assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.gpu

@@ -260,3 +260,36 @@ def test_without_a_gpu_it_is_said_what_is_missing() -> None:
     with pytest.raises(InputError, match="expected auto, cpu, cuda"):
         cg.fit(x, y, device="gpu")
     assert cg.plan_fit(x, y, device="auto").device == "cpu"
+
+
+def check_mapped(found: NDArray[Any], x: NDArray[Any], by: cg.LinearMap) -> None:
+    """Hold mapped rows against products in long double."""
+    sizes = np.abs(x) @ np.abs(by.weight.T) + np.abs(by.bias)
+    # rows, weights, products and sums round once each
+    bound = (P + 8) * float(np.finfo(found.dtype).eps) * sizes
+    assert (np.abs(found - (x @ by.weight.T + by.bias)) <= bound).all()
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_rows_are_mapped(device: str, dtype: str, normalized: bool) -> None:
+    x, _ = pair(777, dtype)
+    rng = np.random.default_rng()
+    source, target = Space("a", P, normalized), Space("b", Q)
+    own = cg.LinearMap(rng.normal(size=(Q, P)), rng.normal(size=Q), source, target)
+    found = own.on_device(device)(x)
+    assert found.dtype == np.dtype("f8" if dtype == "f8" else "f4")
+    wide = x.astype(np.longdouble)
+    if normalized:
+        wide /= np.sqrt((wide * wide).sum(axis=1, keepdims=True))
+    check_mapped(found, wide, own)
+
+
+def test_a_store_is_mapped(device: str, tmp_path: Path) -> None:
+    x, y = pair(5000)
+    np.save(tmp_path / "x.npy", x)
+    fitted = cg.fit(x, y)
+    made = cg.apply(fitted, tmp_path / "x.npy", tmp_path / "out.zarr", device=device)
+    rows = np.empty((5000, Q), made.dtype)
+    made.read(0, rows)
+    check_mapped(rows, x.astype(np.longdouble), fitted)

@@ -31,11 +31,11 @@ def cluster_options(command: _Command) -> _Command:
 
 
 @contextmanager
-def cluster(workers: int | None, scheduler: str | None) -> Iterator[Any]:
+def cluster(workers: int | None, scheduler: str | None, device: str = "cpu") -> Iterator[Any]:
     """Give the client of a cluster, if one is asked for, and say where its dashboard is."""
     from crossgram.cluster import cluster_client
 
-    with cluster_client(workers, scheduler) as client:
+    with cluster_client(workers, scheduler, device) as client:
         # without Bokeh there is none at the address
         if client is not None and importlib.util.find_spec("bokeh") is not None:
             click.echo(f"dashboard: {client.dashboard_link}", err=True)

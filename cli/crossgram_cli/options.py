@@ -12,6 +12,7 @@ from crossgram.codecs import CODECS
 
 __all__ = [
     "FiniteRange",
+    "device_option",
     "forget_option",
     "layout_options",
     "normalize_only_option",
@@ -139,7 +140,7 @@ _READING = {
 }
 
 
-_DEVICE = click.option(
+device_option = click.option(
     "--device",
     default="cpu",
     show_default=True,
@@ -202,7 +203,7 @@ def unweighted_row_options(command: _Command) -> _Command:
             ),
             _READING["memory"],
             _READING["threads"],
-            _DEVICE,
+            device_option,
         ],
     )
 

@@ -83,7 +83,8 @@ class Workspace:
 class Accumulator:
     """Gram and cross products of rows about a provisional shift, corrected at the end.
 
-    The shift is the weighted mean of the first tile. With z = x - shift, G = Σ w z zᵀ, s = Σ w z,
+    The shift is the weighted mean of the first tile, or 0 where that is small beside the spread of
+    every column. With z = x - shift, G = Σ w z zᵀ, s = Σ w z,
     W = Σ w, the scatter about the true mean is G - s sᵀ / W: the shifted-data algorithm of Chan,
     Golub and LeVeque (The American Statistician, 1983, section 3). Because the shift is a mean of
     some of the same rows, the diagonal of G is at most (rows / tile rows) times that of the
@@ -340,7 +341,7 @@ class Accumulator:
             values = kernels.unit_rows(there) if space.normalized else there
             if self._weight == 0 and self._preconditioner is None:
                 # a number of the tile's own dtype, so that shifting by it adds no rounding
-                self._shifts[k][:] = kernels.mean(values, weights).astype(self._dtype)
+                self._shifts[k][:] = kernels.provisional_shift(values, weights).astype(self._dtype)
             tile = self._work.tiles[kernels.turn][k][: len(roots)]
             self._transform(k, values, tile)
             if weights is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import resource
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import crossgram
+from crossgram.devices import check_gpus_for
 from crossgram.errors import CrossgramError, InputError, MemoryLimitError, RunError
 from crossgram.fingerprint import fingerprint
 from crossgram.locations import ObjectPath, locate
@@ -44,7 +46,9 @@ WAITING_TASKS = 2
 
 
 @contextmanager
-def cluster_client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
+def cluster_client(
+    workers: int | None, scheduler: str | None, device: str = "cpu"
+) -> Iterator[Any]:
     """Give a client of a local cluster, or of the one at an address; None if neither is asked for.
 
     Parameters
@@ -53,11 +57,15 @@ def cluster_client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         Processes to start here; they share the processors.
     scheduler : str, optional
         Address of a Dask scheduler, such as tcp://host:8786.
+    device : str
+        What workers that are started here compute on: with "cuda", each has a GPU of its own,
+        which dask-cuda sees to.
 
     Raises
     ------
     InputError
-        If both are given, Dask is not installed, or nobody answers at the address.
+        If both are given, Dask is not installed, or nobody answers at the address; on GPUs, if
+        dask-cuda is not installed, or there are more workers than GPUs.
     """
     if workers is None and scheduler is None:
         yield None
@@ -91,6 +99,7 @@ def cluster_client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
     if workers is not None and workers < 1:
         raise InputError(f"workers: {workers} given, expected at least 1")
     _check_descriptors(workers or 1)
+    started = _gpu_cluster(workers or 1) if device.startswith("cuda") else LocalCluster
     threads = str(max(1, available_threads() // (workers or 1)))
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
     settings = {
@@ -104,18 +113,45 @@ def cluster_client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         "distributed.admin.system-monitor.interval": "2s",
         "distributed.worker.preload": [__name__],
     }
-    with (
-        dask.config.set(settings),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            dashboard_address="127.0.0.1:0",
-            # of workers that die, say: their tasks are done again
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster, set_as_default=False, direct_to_workers=True) as client,
-    ):
-        yield client
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        with (
+            dask.config.set(settings),
+            started(
+                n_workers=workers,
+                threads_per_worker=1,
+                dashboard_address="127.0.0.1:0",
+                # of workers that die, say: their tasks are done again
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            Client(cluster, set_as_default=False, direct_to_workers=True) as client,
+        ):
+            _restore_environment(before)
+            yield client
+    finally:
+        _restore_environment(before)
+
+
+def _restore_environment(before: dict[str, str | None]) -> None:
+    """Take back what Dask sets here for workers to inherit, when it starts one and again later."""
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _gpu_cluster(workers: int) -> Any:
+    """Return what starts workers that have a GPU each."""
+    check_gpus_for(workers)
+    try:
+        from dask_cuda import LocalCUDACluster
+    except ImportError as error:
+        raise InputError(
+            "workers: needs dask-cuda to give each a GPU of its own; pip install dask-cuda, or "
+            "leave out --workers and use one GPU"
+        ) from error
+    return LocalCUDACluster
 
 
 def _check_descriptors(workers: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,16 @@ from crossgram.errors import InputError
 __all__ = [
     "check_device",
     "check_device_name",
+    "check_gpus_for",
     "free_bytes",
     "gpu_number",
     "release",
+    "row_map",
     "row_products",
 ]
+
+
+_LOG = logging.getLogger("crossgram")
 
 
 def check_device_name(asked: str) -> None:
@@ -38,6 +45,8 @@ def check_device_name(asked: str) -> None:
 def check_device(asked: str) -> str:
     """Return "cpu", or "cuda:K" of a GPU that is there.
 
+    Where auto takes the processor, the log of "crossgram" has a warning that says why, once.
+
     Raises
     ------
     InputError
@@ -51,8 +60,28 @@ def check_device(asked: str) -> str:
     if number < count:
         return f"cuda:{number}"
     if asked == "auto":
+        _say_fallback(why or "CuPy finds no GPU")
         return "cpu"
     raise InputError(f"device: {asked} given, {why or f'CuPy finds {count}'}; use cpu or auto")
+
+
+@lru_cache
+def _say_fallback(why: str) -> None:
+    _LOG.warning("device: auto takes the processor: %s", why)
+
+
+def check_gpus_for(workers: int) -> None:
+    """Refuse more workers on this machine than it has GPUs, each of which is for one.
+
+    Raises
+    ------
+    InputError
+        If CuPy or a GPU is missing, or there are too few.
+    """
+    check_device("cuda")
+    count, _ = _gpus()
+    if workers > count:
+        raise InputError(f"workers: {workers} given for {count} GPUs; give each worker one")
 
 
 def gpu_number(device: str) -> int:
@@ -120,6 +149,44 @@ def row_products(
         return found
 
     return products
+
+
+def row_map(
+    weight: NDArray[np.float64], bias: NDArray[np.float64], device: str
+) -> Callable[[NDArray[np.floating]], NDArray[np.floating]]:
+    """Return what maps rows x to x Wᵀ + b on a GPU.
+
+    Parameters
+    ----------
+    weight, bias : ndarray, shapes (q, p) and (q,)
+        Kept on the device, in the dtypes of the rows that come.
+    device : str
+        "cuda:K", as `check_device` returns it.
+
+    Returns
+    -------
+    callable
+        Takes rows, shape (n, p), float32 or float64, and gives (n, q) of their dtype, in memory of
+        the host: full float32, no TF32.
+    """
+    import cupy
+
+    kept: dict[np.dtype[Any], tuple[Any, Any]] = {}
+
+    def mapped(rows: NDArray[np.floating]) -> NDArray[np.floating]:
+        with cupy.cuda.Device(gpu_number(device)):
+            if rows.dtype not in kept:
+                kept[rows.dtype] = (
+                    cupy.asarray(weight.T.astype(rows.dtype)),
+                    cupy.asarray(bias.astype(rows.dtype)),
+                )
+            matrix, offset = kept[rows.dtype]
+            there = cupy.asarray(rows) @ matrix
+            there += offset
+            found: NDArray[np.floating] = cupy.asnumpy(there)
+        return found
+
+    return mapped
 
 
 def _gpus() -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crossgram.certificate import Certificate
+from crossgram.devices import check_device, row_map
 from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
 from crossgram.kernels.numpy import unit_rows
 from crossgram.seen import UNSEEN, Seen
@@ -90,6 +92,33 @@ class LinearMap:
         WidthMismatchError
             If `x` has not p columns.
         """
+        rows = self._checked(x)
+        mapped: NDArray[Any] = rows @ self.weight.T.astype(rows.dtype)
+        mapped += self.bias.astype(rows.dtype)
+        return mapped
+
+    def on_device(self, device: str) -> Callable[[ArrayLike], NDArray[Any]]:
+        """Return what maps rows as `apply` does, on a device.
+
+        Parameters
+        ----------
+        device : str
+            "cpu"; "cuda", or "cuda:1" for the second GPU, whose results differ in their last bits;
+            or "auto", a GPU where there is one.
+
+        Raises
+        ------
+        InputError
+            If it is none of them, or CuPy or the GPU is missing.
+        """
+        there = check_device(device)
+        if there == "cpu":
+            return self.apply
+        mapped = row_map(self.weight, self.bias, there)
+        return lambda x: mapped(self._checked(x))
+
+    def _checked(self, x: ArrayLike) -> NDArray[Any]:
+        """Return rows as they are multiplied; refuse those of another width, and no numbers."""
         rows = np.asarray(x)
         if rows.ndim != 2 or rows.shape[1] != self.source.dim:
             raise WidthMismatchError(
@@ -101,9 +130,7 @@ class LinearMap:
         dtype = np.float32 if rows.dtype.kind == "f" and rows.dtype.itemsize < 8 else np.float64
         if self.source.normalized:
             rows = unit_rows(rows)
-        mapped: NDArray[Any] = rows.astype(dtype, copy=False) @ self.weight.T.astype(dtype)
-        mapped += self.bias.astype(dtype)
-        return mapped
+        return rows.astype(dtype, copy=False)
 
     def standard_errors(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the standard errors of the weight and the bias, shapes (q, p) and (q,).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from zarr.core.sync import sync as wait_for
 from zarr.storage import LocalStore
 
 import crossgram
 from crossgram.blas_threads import one_blas_thread
 from crossgram.cluster import check_sees, check_workers, opened_once, over_workers
+from crossgram.devices import check_device_name
 from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
 from crossgram.linear_map import LinearMap
 from crossgram.locations import Location, ObjectPath, locate
@@ -53,6 +54,7 @@ def apply(
     out: str | Location,
     *,
     overwrite: bool = False,
+    device: str = "cpu",
     client: Any = None,
     progress: ProgressCallback = ignore,
     **layout: Any,
@@ -69,6 +71,9 @@ def apply(
         The new store; it appears when it is complete.
     overwrite : bool
         Replace what stands at `out`.
+    device : str
+        Where products are computed: "cpu"; "cuda", or "cuda:1" for the second GPU; or "auto", a GPU
+        where there is one. A GPU's results differ in their last bits. Workers look for their own.
     client : distributed.Client, optional
         Of a Dask cluster whose workers map the rows and write them to `out`, which they must
         see; to the same bits, if chunks of both stores end at the same rows now and then.
@@ -111,6 +116,8 @@ def apply(
             f"{mapping.target.name} takes {mapping.source.dim}; use the network it was fitted for"
         )
     check_signature(mapping.source, rows.signature, rows.label)
+    check_device_name(device)
+    applied = None if client is not None else _Applied.of(mapping, device)
     kind = "float64" if rows.dtype.itemsize >= 8 else "float32"
     unit = rows.chunk_rows
     block_rows = unit * max(1, _BLOCK_BYTES // (unit * rows.dim * rows.dtype.itemsize))
@@ -123,9 +130,9 @@ def apply(
         rows=0 if client is None else rows.rows,
         **layout,
     )
-    if client is None:
+    if applied is not None:
         with created as writer:
-            _write(writer, mapping, rows, block_rows, progress)
+            _write(writer, applied, rows, block_rows, progress)
     else:
         unit = Layout.of(mapping.target.dim, dtype=kind, **layout).unit_rows
         part_rows = _part_rows(unit, block_rows, mapping.target.dim)
@@ -133,7 +140,7 @@ def apply(
         check_workers(client, [rows], _HELD * held)
         address = address_of(rows)
         with created as writer:
-            job = _Job(uuid.uuid4().hex, mapping, address, writer.array, block_rows)
+            job = _Job(uuid.uuid4().hex, mapping, device, address, writer.array, block_rows)
             _write_on_cluster(writer, job, rows, part_rows, client, progress)
     return EmbeddingStore.open(out)
 
@@ -146,9 +153,21 @@ def _part_rows(unit: int, block_rows: int, dim: int) -> int:
     return unit * max(1, min(block_rows, _PART_BYTES // (8 * dim)) // unit)
 
 
+@dataclass(frozen=True)
+class _Applied:
+    """What maps rows, and the wider of what it takes and gives."""
+
+    to: Callable[[ArrayLike], NDArray[Any]]
+    columns: int
+
+    @classmethod
+    def of(cls, mapping: LinearMap, device: str) -> _Applied:
+        return cls(mapping.on_device(device), max(mapping.source.dim, mapping.target.dim))
+
+
 def _write(
     writer: StoreWriter,
-    mapping: LinearMap,
+    applied: _Applied,
     rows: Source,
     block_rows: int,
     progress: ProgressCallback,
@@ -167,7 +186,7 @@ def _write(
         ):
             for block in blocks:
                 values = block.rows[0]
-                pieces = _pieces(mapping, values, block.masked, rows.label, block.start)
+                pieces = _pieces(applied, values, block.masked, rows.label, block.start)
                 # the first is written while others are being mapped
                 for start, mapped in pool.map(_mapped, pieces):
                     stop = start + len(mapped)
@@ -191,6 +210,7 @@ class _Job:
 
     run: str
     mapping: LinearMap
+    device: str
     address: str
     array: zarr.Array[Any]
     block_rows: int
@@ -232,15 +252,14 @@ def _map_part(part: tuple[int, int], job: _Job) -> int:
         )
     rows = opened_once(job.run, job.address)
     found = np.empty((last - first, job.array.shape[1]), job.array.dtype)
+    applied = _Applied.of(job.mapping, job.device)
     with one_blas_thread():
         for start in range(first, last, job.block_rows):
             stop = min(start + job.block_rows, last)
             values = np.empty((stop - start, rows.dim), rows.dtype)
             rows.read(start, values)
             masked = masked_rows([rows], start, stop)
-            for place, mapped in map(
-                _mapped, _pieces(job.mapping, values, masked, rows.label, start)
-            ):
+            for place, mapped in map(_mapped, _pieces(applied, values, masked, rows.label, start)):
                 found[place - first : place - first + len(mapped)] = mapped
     write_rows(job.array, first, found)
     return last - first
@@ -250,7 +269,7 @@ def _map_part(part: tuple[int, int], job: _Job) -> int:
 class _Piece:
     """Some rows to map; the first is `start` of the store."""
 
-    mapping: LinearMap
+    applied: _Applied
     rows: NDArray[Any]
     masked: NDArray[np.bool_] | None
     label: str
@@ -258,22 +277,22 @@ class _Piece:
 
 
 def _pieces(
-    mapping: LinearMap,
+    applied: _Applied,
     rows: NDArray[Any],
     masked: NDArray[np.bool_] | None,
     label: str,
     start: int,
 ) -> Iterator[_Piece]:
-    size = max(1, _BLOCK_BYTES // (8 * max(mapping.source.dim, mapping.target.dim)))
+    size = max(1, _BLOCK_BYTES // (8 * applied.columns))
     for first in range(0, len(rows), size):
         own = slice(first, first + size)
         inside = None if masked is None else masked[own]
-        yield _Piece(mapping, rows[own], inside, label, start + first)
+        yield _Piece(applied, rows[own], inside, label, start + first)
 
 
 def _mapped(piece: _Piece) -> tuple[int, NDArray[Any]]:
     with np.errstate(over="ignore", invalid="ignore"):
-        mapped = piece.mapping.apply(piece.rows)
+        mapped = piece.applied.to(piece.rows)
         _refuse_nonfinite(mapped, piece.rows, piece.masked, piece.label, piece.start)
     if piece.masked is not None:
         mapped[piece.masked] = np.nan

@@ -119,7 +119,7 @@ def command(
         "normalize": normalize_only or normalize,
         "folds": folds or 0,
     }
-    with cluster(workers, scheduler) as client, progress_bar() as progress:
+    with cluster(workers, scheduler, options["device"]) as client, progress_bar() as progress:
         if from_images is None:
             moments = cg.accumulate(
                 stores,

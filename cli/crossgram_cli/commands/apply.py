@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from crossgram_cli.cluster import cluster, cluster_options
-from crossgram_cli.options import layout_options
+from crossgram_cli.options import device_option, layout_options
 from crossgram_cli.shared import computes, emit, overwrite_option, progress_bar
 
 __all__ = ["command"]
@@ -19,6 +19,7 @@ __all__ = ["command"]
 @click.argument("x", type=click.Path())
 @click.argument("out", type=click.Path())
 @layout_options
+@device_option
 @cluster_options
 @overwrite_option
 @computes
@@ -26,6 +27,7 @@ def command(
     map_file: str,
     x: str,
     out: str,
+    device: str,
     workers: int | None,
     scheduler: str | None,
     overwrite: bool,
@@ -40,9 +42,16 @@ def command(
     import crossgram as cg
 
     started = time.perf_counter()
-    with cluster(workers, scheduler) as client, progress_bar() as progress:
+    with cluster(workers, scheduler, device) as client, progress_bar() as progress:
         store = cg.apply(
-            map_file, x, out, overwrite=overwrite, client=client, progress=progress, **layout
+            map_file,
+            x,
+            out,
+            overwrite=overwrite,
+            device=device,
+            client=client,
+            progress=progress,
+            **layout,
         )
     seconds = time.perf_counter() - started
     result = {

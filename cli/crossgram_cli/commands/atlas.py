@@ -114,7 +114,7 @@ def command(
 
     if with_report:
         check_report()
-    with cluster(workers, scheduler) as client, progress_bar() as progress:
+    with cluster(workers, scheduler, options["device"]) as client, progress_bar() as progress:
         made = cg.atlas(
             spaces,
             output,

@@ -98,7 +98,7 @@ def command(
     given = {name: value for name, value in options.items() if _is_given(ctx, name)}
     if names:
         given["names"] = names
-    with cluster(workers, scheduler) as client, progress_bar() as progress:
+    with cluster(workers, scheduler, options["device"]) as client, progress_bar() as progress:
         if client is not None:
             given["client"] = client
         compared = cg.compare(

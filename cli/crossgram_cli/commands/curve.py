@@ -105,7 +105,7 @@ def command(
 
     read = [x, y, *filter(None, [options["weights"]])]
     check_reports(csv_file, plot, read, overwrite=overwrite)
-    with cluster(workers, scheduler) as client, progress_bar() as progress:
+    with cluster(workers, scheduler, options["device"]) as client, progress_bar() as progress:
         curve = cg.learning_curve(
             x,
             y,

@@ -83,7 +83,7 @@ def command(
             refuse_overlap(Path(path), x, y, *filter(None, [options["weights"]]))
     if moments is not None:
         refuse_overlap(Path(moments), output)
-    with cluster(workers, scheduler) as client, progress_bar() as progress:
+    with cluster(workers, scheduler, options["device"]) as client, progress_bar() as progress:
         report = cg.fit_with_report(
             x,
             y,

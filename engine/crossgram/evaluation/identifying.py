@@ -183,7 +183,7 @@ def identify(
     ranks: Sequence[int] = _RANKS,
     fpirs: Sequence[float] = _FPIRS,
     nearest: int = _NEAREST,
-    device: str = "auto",
+    device: str = "cpu",
     client: Any = None,
     resamples: int = 200,
     confidence: float = 0.95,

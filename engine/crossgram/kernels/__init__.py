@@ -61,8 +61,10 @@ class Kernels(Protocol):
         """Return arrays from there, once they are computed."""
         ...
 
-    def mean(self, rows: Any, weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
-        """Return the weighted mean of rows there, shape (dim,)."""
+    def provisional_shift(
+        self, rows: Any, weights: NDArray[np.float64] | None
+    ) -> NDArray[np.float64]:
+        """Return what to shift rows like these by, shape (dim,): the mean, or 0 if it is small."""
         ...
 
     def unit_rows(self, block: Any) -> Any:

@@ -122,7 +122,9 @@ class GpuKernels:
         cupy.cuda.get_current_stream().synchronize()
         return found
 
-    def mean(self, rows: Any, weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    def provisional_shift(
+        self, rows: Any, weights: NDArray[np.float64] | None
+    ) -> NDArray[np.float64]:
         """Return the weighted mean of rows there, shape (dim,)."""
         if weights is None or not weights.any():
             weights = np.ones(len(rows))

@@ -23,8 +23,8 @@ __all__ = [
     "clear",
     "clear_columns",
     "host_buffer",
-    "mean",
     "products",
+    "provisional_shift",
     "scale_rows",
     "solve_triangle",
     "staging",
@@ -43,6 +43,9 @@ turn = 0
 # goes through NumPy's small casting buffer; so few rows stay in the cache between the two.
 _CACHED_ROWS = 128
 _MAPPED_BYTES = 1 << 20
+
+_LARGE_SQUARE = 1e280
+"""The sums of more could overflow about 0 where they do not about the mean."""
 
 
 def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
@@ -81,13 +84,22 @@ def to_host(arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
     return list(arrays)
 
 
-def mean(rows: NDArray[Any], weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Return the weighted mean of rows, shape (dim,)."""
-    if weights is None or not weights.any():
-        found: NDArray[np.float64] = rows.mean(axis=0, dtype=np.float64)
-    else:
-        found = weights @ rows.astype(np.float64) / weights.sum()
-    return found
+def provisional_shift(
+    rows: NDArray[Any], weights: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Return the weighted mean of rows, shape (dim,), or 0 where no column needs a shift.
+
+    To cast rows without one takes a third of the time, and where every mean is below half of the
+    spread, squares about 0 are at most a quarter larger than those about it.
+    """
+    if weights is not None and weights.any():
+        mean: NDArray[np.float64] = weights @ rows.astype(np.float64) / weights.sum()
+        return mean
+    mean = rows.mean(axis=0, dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("ij,ij->j", rows, rows, dtype=np.float64) / len(rows)
+        is_small = (5 * mean**2 <= squares) & (squares < _LARGE_SQUARE)
+    return np.zeros_like(mean) if is_small.all() else mean
 
 
 def centre(block: NDArray[Any], shift: NDArray[Any], out: NDArray[Any]) -> None:
@@ -95,6 +107,9 @@ def centre(block: NDArray[Any], shift: NDArray[Any], out: NDArray[Any]) -> None:
     if block.dtype.itemsize > out.dtype.itemsize:
         for start in range(0, len(block), _CACHED_ROWS):
             out[start : start + _CACHED_ROWS] = block[start : start + _CACHED_ROWS] - shift
+        return
+    if not shift.any():
+        np.copyto(out, block, casting="same_kind")
         return
     own_shift = shift.astype(out.dtype)
     for start in range(0, len(block), _CACHED_ROWS):

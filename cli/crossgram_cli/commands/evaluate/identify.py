@@ -81,10 +81,10 @@ def _search_options(native_needed: bool) -> Callable[[_Command], _Command]:
         ),
         click.option(
             "--device",
-            default="auto",
+            default="cpu",
             show_default=True,
-            help="Where cosines are computed: cpu, cuda, or cuda:1 for the second GPU; auto takes "
-            "a GPU where there is one.",
+            metavar="cpu|cuda|cuda:K|auto",
+            help="Where cosines are computed; auto takes a GPU where there is one.",
         ),
     ]
     return lambda command: with_options(command, options)
@@ -168,7 +168,7 @@ def _run(options: dict[str, Any]) -> IdentificationReport:
 
     names = options.pop("names") or None
     workers, scheduler = options.pop("workers"), options.pop("scheduler")
-    with cluster(workers, scheduler) as client, progress_bar() as progress:
+    with cluster(workers, scheduler, options["device"]) as client, progress_bar() as progress:
         return cg.identify(
             options.pop("probes"),
             options.pop("gallery"),
