@@ -86,12 +86,14 @@ def _stores(folder: Path) -> list[Path]:
 
 
 def _read_store(path: Path) -> None:
+    from crossgram.fingerprint import known_rows
     from crossgram.inspection import describe, validate
     from crossgram.source import open_source
 
     describe(path)
     source = open_source(path)
     source.read(1, np.empty((min(3, source.rows - 1), source.dim), source.dtype))
+    known_rows([source])
     validate(path)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from strategies import moderate, rows_of, values_of, write_store
 
 import crossgram as cg
-from crossgram import mapping
+from crossgram import mapping, store_writer
 from crossgram.cluster import cluster_client
 from crossgram.codecs import CODECS
 
@@ -440,3 +440,63 @@ class TestOnCluster:
         np.testing.assert_array_equal(
             rows_of(cg.EmbeddingStore.open(tmp_path / "out.zarr")), X @ MAP.weight.T + MAP.bias
         )
+
+
+class TestColumns:
+    @pytest.mark.parametrize("name", ["ids", "labels"])
+    def test_stored_alike_are_copied_byte_for_byte(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        write_store(tmp_path / "a.zarr", X, ids=IDS, labels=LABELS)
+
+        def refused(*_: Any) -> None:
+            raise AssertionError("values were appended")
+
+        monkeypatch.setattr(store_writer.Appender, "append", _but_embeddings(refused))
+        cg.apply(MAP, tmp_path / "a.zarr", tmp_path / "b.zarr")
+        before, after = (contents(tmp_path / store / name) for store in ("a.zarr", "b.zarr"))
+        chunks = [path for path in before if path.suffix != ".json"]
+        assert chunks
+        assert all(before[path] == after[path] for path in chunks)
+
+    def test_stored_otherwise_are_written_again(self, tmp_path: Path) -> None:
+        write_store(tmp_path / "a.zarr", X, ids=IDS, labels=LABELS)
+        group = zarr.open_group(tmp_path / "a.zarr")
+        for name, values in (("ids", np.array(IDS, np.dtypes.StringDType())), ("labels", LABELS)):
+            group.create_array(
+                name,
+                data=values,
+                chunks=(7,),
+                compressors=None,
+                overwrite=True,
+                config={"write_empty_chunks": True},
+            )
+        made = cg.apply(MAP, tmp_path / "a.zarr", tmp_path / "b.zarr")
+        assert made.ids is not None
+        assert made.labels is not None
+        assert made.ids.array.chunks != (7,)
+        assert made.ids.read(0, ROWS).tolist() == IDS
+        assert made.labels.read(0, ROWS).tolist() == LABELS.tolist()
+
+    @pytest.mark.parametrize("name", ["ids", "labels"])
+    def test_that_are_damaged_are_named(self, tmp_path: Path, name: str) -> None:
+        write_store(tmp_path / "a.zarr", X, ids=IDS, labels=LABELS)
+        chunk = tmp_path / "a.zarr" / name / "c" / "0"
+        content = bytearray(chunk.read_bytes())
+        content[-1] ^= 1
+        chunk.write_bytes(content)
+        with pytest.raises(cg.CorruptDataError, match=rf"a\.zarr/{name}: chunk c/0"):
+            cg.apply(MAP, tmp_path / "a.zarr", tmp_path / "b.zarr")
+        assert not (tmp_path / "b.zarr").exists()
+
+
+def _but_embeddings(refused: Any) -> Any:
+    """Return an `Appender.append` that takes rows of embeddings only."""
+    append = store_writer.Appender.append
+
+    def checked(self: Any, values: Any) -> None:
+        if np.ndim(values) == 1:
+            refused()
+        append(self, values)
+
+    return checked

@@ -9,11 +9,12 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from crossgram.stored_chunks import InFile
 
-__all__ = ["CHECKSUM", "codec_names", "split_checksum", "stored_bytes_of"]
+__all__ = ["CHECKSUM", "codec_names", "split_checksum", "stored_bytes_of", "without_checksum"]
 
 CHECKSUM = struct.Struct("<I")
 """A CRC-32C of what it follows."""
@@ -27,9 +28,10 @@ def split_checksum(names: list[str]) -> tuple[list[str], bool]:
     return names[: len(names) - has_checksum], has_checksum
 
 
-def codec_names(codecs: list[dict[str, Any]]) -> list[str]:
-    """Return the names of codecs as Zarr's metadata have them."""
-    return [str(codec["name"]) for codec in codecs]
+def codec_names(array: zarr.Array[Any]) -> list[str]:
+    """Return the names of the codecs of an array of Zarr v3, in their order."""
+    metadata: Any = array.metadata
+    return [str(codec.to_dict()["name"]) for codec in metadata.codecs]
 
 
 def stored_bytes_of(content: InFile, *, has_checksum: bool) -> NDArray[np.uint8]:
@@ -48,8 +50,17 @@ def stored_bytes_of(content: InFile, *, has_checksum: bool) -> NDArray[np.uint8]
         If it is cut, or its checksum is another.
     """
     stored = _read(content)
-    if not has_checksum:
-        return stored
+    return without_checksum(stored) if has_checksum else stored
+
+
+def without_checksum(stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return what a CRC-32C at its end is of.
+
+    Raises
+    ------
+    ValueError
+        If it is of something else.
+    """
     end = len(stored) - CHECKSUM.size
     if end < 0:
         raise ValueError("it is shorter than its checksum")

@@ -111,16 +111,15 @@ def balanced_weights(sources: Sequence[Source]) -> NDArray[np.float64]:
         If none has labels.
     """
     column = _column(sources, "labels", "balance")
-    numbers: dict[str, int] = {}
-    codes = np.empty(len(column), np.int64)
+    hashes = np.empty(len(column), np.uint64)
     counted = np.ones(len(column), bool)
-    for start in range(0, len(codes), _LABEL_ROWS):
-        stop = min(start + _LABEL_ROWS, len(codes))
-        values = map(str, column.read(start, stop))
-        codes[start:stop] = [numbers.setdefault(value, len(numbers)) for value in values]
+    for start in range(0, len(hashes), _LABEL_ROWS):
+        stop = min(start + _LABEL_ROWS, len(hashes))
+        hashes[start:stop] = column.hashes(start, stop)
         masked = masked_rows(sources, start, stop)
         if masked is not None:
             counted[start:stop] = ~masked
+    _, codes = np.unique(hashes, return_inverse=True)
     counts = np.bincount(codes, weights=counted)
     return np.asarray(counted / np.maximum(counts, 1)[codes])
 

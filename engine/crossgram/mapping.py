@@ -30,7 +30,7 @@ from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.resources import available_threads
 from crossgram.source import Source, SourceLike, address_of, masked_rows, open_source
 from crossgram.spaces import check_signature
-from crossgram.store import Column, EmbeddingStore
+from crossgram.store import EmbeddingStore
 from crossgram.store_writer import Layout, StoreWriter
 from crossgram.stream import StreamFailure, make_ring, read_blocks
 from crossgram.zarr_io import write_rows
@@ -44,8 +44,6 @@ _PART_BYTES = 64 << 20
 
 _HELD = 3
 """Times of rows and mapped rows that a task holds: as such, cast, and encoded."""
-
-_COLUMN_ROWS = 65_536
 
 
 def apply(
@@ -188,16 +186,10 @@ def _write(
                 values = block.rows[0]
                 pieces = _pieces(applied, values, block.masked, rows.label, block.start)
                 # the first is written while others are being mapped
-                for start, mapped in pool.map(_mapped, pieces):
-                    stop = start + len(mapped)
-                    own = slice(start - block.start, stop - block.start)
-                    writer.append(
-                        mapped,
-                        ids=_values(rows.ids, start, stop),
-                        labels=_values(rows.labels, start, stop),
-                        masked=None if block.masked is None else block.masked[own],
-                    )
+                for _, mapped in pool.map(_mapped, pieces):
+                    writer.append(mapped)
                 progress(Progress("apply", block.stop, rows.rows, block.stop * row_bytes))
+        writer.copy_columns(rows.ids, rows.labels, rows.masked)
     except StreamFailure as failure:
         raise failure.cause from None
     finally:
@@ -233,14 +225,7 @@ def _write_on_cluster(
     for count in over_workers(client, _map_part, parts, job, large=True, drained=True):
         done += count
         progress(Progress("apply", done, rows.rows, done * rows.dim * rows.dtype.itemsize))
-    for start in range(0, rows.rows, _COLUMN_ROWS):
-        stop = min(start + _COLUMN_ROWS, rows.rows)
-        writer.append_columns(
-            stop - start,
-            ids=_values(rows.ids, start, stop),
-            labels=_values(rows.labels, start, stop),
-            masked=masked_rows([rows], start, stop),
-        )
+    writer.copy_columns(rows.ids, rows.labels, rows.masked)
 
 
 def _map_part(part: tuple[int, int], job: _Job) -> int:
@@ -297,10 +282,6 @@ def _mapped(piece: _Piece) -> tuple[int, NDArray[Any]]:
     if piece.masked is not None:
         mapped[piece.masked] = np.nan
     return piece.start, mapped
-
-
-def _values(column: Column | None, start: int, stop: int) -> NDArray[Any] | None:
-    return None if column is None else column.read(start, stop)
 
 
 def _refuse_nonfinite(

@@ -111,7 +111,7 @@ def row_chunks_of(array: zarr.Array[Any]) -> RowChunks | None:
     if array.chunks[1:] != array.shape[1:] or array.dtype.kind not in "iuf":
         return None
     codecs: list[Any] = [codec.to_dict() for codec in array.metadata.codecs]
-    before, has_checksum = split_checksum(codec_names(codecs))
+    before, has_checksum = split_checksum(codec_names(array))
     if before not in (["bytes"], ["bytes", "blosc"]):
         return None
     compression = _compression(codecs[1]["configuration"]) if before[1:] else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -14,7 +14,10 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from crossgram.codecs import compressors
 from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
 from crossgram.output import uninterrupted
-from crossgram.zarr_io import MAX_CHUNK_BYTES, chunk_rows, write_rows
+from crossgram.zarr_io import MAX_CHUNK_BYTES, chunk_rows, copy_chunks, write_rows
+
+if TYPE_CHECKING:
+    from crossgram.store import Column
 
 __all__ = [
     "FORMAT",
@@ -140,7 +143,7 @@ class StoreWriter:
     ----------
     array : zarr.Array, shape (n, d)
         The embeddings. If there are rows from the beginning, whole chunks (shards) of it may be
-        written in any order, also by other processes; then only the columns are appended.
+        written in any order, also by other processes; then only the columns are copied.
     """
 
     def __init__(self, group: zarr.Group, embeddings: zarr.Array[Any]) -> None:
@@ -190,22 +193,11 @@ class StoreWriter:
             return
         if masked is not None:
             _check_masked_rows(values, self._checked_column("masked", masked, len(values)))
-        self.append_columns(len(values), ids=ids, labels=labels, masked=masked)
+        self._append_columns(len(values), {"ids": ids, "labels": labels, "masked": masked})
         self._embeddings.append(values)
 
-    def append_columns(
-        self,
-        rows: int,
-        *,
-        ids: ArrayLike | None = None,
-        labels: ArrayLike | None = None,
-        masked: ArrayLike | None = None,
-    ) -> None:
-        """Append what `append` does beside the embeddings, of so many rows."""
-        columns = {
-            name: self._checked_column(name, given, rows)
-            for name, given in (("ids", ids), ("labels", labels), ("masked", masked))
-        }
+    def _append_columns(self, rows: int, given: Mapping[str, ArrayLike | None]) -> None:
+        columns = {name: self._checked_column(name, own, rows) for name, own in given.items()}
         for name, column in columns.items():
             if name not in self._columns:
                 self._columns[name] = None if column is None else self._new_column(name, column)
@@ -213,13 +205,38 @@ class StoreWriter:
             if appender is not None and column is not None:
                 appender.append(column)
 
+    def copy_columns(
+        self, ids: Column | None, labels: Column | None, masked: Column | None
+    ) -> None:
+        """Give all rows, once, the ids, labels and mask of those of another store.
+
+        Where they are stored alike, their chunks are copied.
+
+        Raises
+        ------
+        CorruptDataError
+            Names a chunk that cannot be copied.
+        """
+        for name, column in (("ids", ids), ("labels", labels), ("masked", masked)):
+            self._columns[name] = None
+            if column is None:
+                continue
+            appender = self._new_column(name, _typed(name, column.read(0, 1)))
+            self._columns[name] = appender
+            own = column.array
+            if isinstance(own, zarr.Array) and copy_chunks(own, appender.array, column.label):
+                continue
+            for start in range(0, len(column), _COLUMN_WRITE_ROWS):
+                stop = min(start + _COLUMN_WRITE_ROWS, len(column))
+                appender.append(_typed(name, column.read(start, stop)))
+
     def _checked_column(self, name: str, given: ArrayLike | None, rows: int) -> NDArray[Any] | None:
         earlier = self._columns.get(name)
         if name in self._columns and (earlier is None) != (given is None):
             raise InputError(f"append: {name} given for some rows only; give all or none")
         if given is None:
             return None
-        values = _mask_values(given) if name == "masked" else _column_values(name, given)
+        values = _typed(name, given)
         if values.shape != (rows,):
             raise InputError(f"append: {name} has shape {values.shape}, the block has {rows} rows")
         if earlier is not None and values.dtype.kind != earlier.array.dtype.kind:
@@ -333,6 +350,10 @@ def _check_masked_rows(values: NDArray[Any], masked: NDArray[np.bool_] | None) -
             f"append: row {row} of the block is masked but holds values, first "
             f"{values[row][~np.isnan(values[row])][0]}; fill masked rows with NaN"
         )
+
+
+def _typed(name: str, given: ArrayLike) -> NDArray[Any]:
+    return _mask_values(given) if name == "masked" else _column_values(name, given)
 
 
 def _mask_values(given: ArrayLike) -> NDArray[np.bool_]:

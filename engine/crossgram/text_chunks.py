@@ -60,7 +60,7 @@ def text_chunks_of(array: zarr.Array[Any]) -> TextChunks | None:
     """Return how an array's chunks are stored, None if they are not of texts or not simple."""
     if array.metadata.zarr_format == 2 or array.shards is not None or array.ndim != 1:
         return None
-    names, has_checksum = split_checksum(codec_names([c.to_dict() for c in array.metadata.codecs]))
+    names, has_checksum = split_checksum(codec_names(array))
     if names[:1] != ["vlen-utf8"] or names[2:] or set(names[1:]) - COMPRESSIONS:
         return None
     return TextChunks(array.chunks[0], names[1] if names[1:] else None, has_checksum)

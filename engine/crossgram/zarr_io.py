@@ -27,10 +27,11 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync as wait_for
 from zarr.storage import StorePath
 
+from crossgram.chunk_bytes import codec_names, split_checksum, stored_bytes_of, without_checksum
 from crossgram.errors import AccessDeniedError, CorruptDataError, CrossgramError, InputError
 from crossgram.locations import Location, ObjectPath, locate
 from crossgram.objects import METADATA, MOST_METADATA_BYTES, Objects, open_objects
-from crossgram.output import sync
+from crossgram.output import begin_writing, sync
 from crossgram.resources import available_threads
 from crossgram.row_chunks import RowChunks, row_chunks_of
 from crossgram.stored_chunks import (
@@ -52,6 +53,7 @@ __all__ = [
     "check_array",
     "check_chunks",
     "chunk_rows",
+    "copy_chunks",
     "is_fetched",
     "open_member",
     "open_node",
@@ -301,6 +303,35 @@ def write_rows(array: zarr.Array[Any], start: int, values: NDArray[Any]) -> None
             pass
 
 
+def copy_chunks(source: zarr.Array[Any], target: zarr.Array[Any], label: str) -> bool:
+    """Copy all rows of an array into an empty one as they are stored, with nothing decoded.
+
+    Returns
+    -------
+    bool
+        False, and nothing is done, unless both lie on this disk, and are stored alike.
+
+    Raises
+    ------
+    CorruptDataError
+        Names a chunk that is missing, is not what the array declares, or has another checksum.
+    """
+    form = stored_form(source, label)
+    if not (_is_local(source) and _is_local(target)) or form.inner is not None:
+        return False
+    if _layout(source) != _layout(target):
+        return False
+    target.resize(source.shape)
+    _, has_checksum = split_checksum(codec_names(source))
+    for index in _chunks(source, 0, source.shape[0]):
+        with _looked_at(source, form, index, label) as content:
+            stored = stored_bytes_of(content, has_checksum=False)
+            if has_checksum:
+                without_checksum(stored)
+        _replace(_chunk_file(target, index), [stored.tobytes()])
+    return True
+
+
 def _replace(file: Path | None, parts: Sequence[bytes]) -> None:
     """Write a chunk, whole or not at all: two workers may come to write the same one."""
     assert file is not None
@@ -309,6 +340,8 @@ def _replace(file: Path | None, parts: Sequence[bytes]) -> None:
     try:
         with temporary.open("wb") as opened:
             opened.writelines(parts)
+            opened.flush()
+            begin_writing(opened.fileno())
         temporary.replace(file)
     except BaseException:
         temporary.unlink(missing_ok=True)
