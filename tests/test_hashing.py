@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,13 @@ def siphash(text: bytes, key: bytes = bytes(range(16))) -> int:
     return v[0] ^ v[1] ^ v[2] ^ v[3]
 
 
+def expected_hash(text: str) -> int:
+    encoded = text.encode()
+    if len(encoded) <= 1024:
+        return siphash(encoded)
+    return int.from_bytes(blake2b(encoded, digest_size=8).digest(), "little")
+
+
 def stored(values: list[str]) -> Any:
     encoded = [own.encode() for own in values]
     parts = [struct.pack("<I", len(own)) + own for own in encoded]
@@ -82,6 +90,13 @@ def test_of_more_than_are_hashed_at_a_time() -> None:
     expected = [siphash(own.encode()) for own in values]
     assert text_hashes(np.array(values, TEXT)).tolist() == expected
     assert stored_text_hashes(stored(values), count).tolist() == expected
+
+
+def test_of_long_texts() -> None:
+    values = ["x" * size for size in (1023, 1024, 1025, 5_000_000, 3)] * 2
+    expected = [expected_hash(own) for own in values]
+    assert text_hashes(np.array(values, TEXT)).tolist() == expected
+    assert stored_text_hashes(stored(values), len(values)).tolist() == expected
 
 
 def test_numbers_have_the_hash_of_their_text() -> None:

@@ -84,12 +84,12 @@ class Accumulator:
     """Gram and cross products of rows about a provisional shift, corrected at the end.
 
     The shift is the weighted mean of the first tile, or 0 where that is small beside the spread of
-    every column. With z = x - shift, G = Σ w z zᵀ, s = Σ w z,
-    W = Σ w, the scatter about the true mean is G - s sᵀ / W: the shifted-data algorithm of Chan,
-    Golub and LeVeque (The American Statistician, 1983, section 3). Because the shift is a mean of
-    some of the same rows, the diagonal of G is at most (rows / tile rows) times that of the
-    scatter, which bounds what can cancel: a run ends after `RUN_TILES` tiles and is merged with
-    those before it. Where weights are uneven, a tile that outweighs all before it begins a run too.
+    every column. With z = x - shift, G = Σ w z zᵀ, s = Σ w z, W = Σ w, the scatter about the true
+    mean is G - s sᵀ / W: the shifted-data algorithm of Chan, Golub and LeVeque (The American
+    Statistician, 1983, section 3). Because the shift is, or is near, a mean of some of the same
+    rows, the diagonal of G is at most about (rows / tile rows) times that of the scatter, which
+    bounds what can cancel: a run ends after `RUN_TILES` tiles and is merged with those before it.
+    Where weights are uneven, a tile that outweighs all before it begins a run too.
 
     Parameters
     ----------

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossgram.errors import InputError
+from crossgram.errors import InputError, MemoryLimitError
 
 __all__ = [
     "check_device",
@@ -19,6 +20,7 @@ __all__ = [
     "check_gpus_for",
     "free_bytes",
     "gpu_number",
+    "on_gpu",
     "release",
     "row_map",
     "row_products",
@@ -102,6 +104,34 @@ def free_bytes(device: str) -> int:
     return int(cupy.cuda.Device(gpu_number(device)).mem_info[0])
 
 
+@contextmanager
+def on_gpu(own: Any) -> Iterator[None]:
+    """Have CuPy use a GPU inside the block.
+
+    Parameters
+    ----------
+    own : cupy.cuda.Device
+        The GPU.
+
+    Raises
+    ------
+    MemoryLimitError
+        If its memory does not suffice, with the numbers.
+    """
+    import cupy
+
+    try:
+        with own:
+            yield
+    except cupy.cuda.memory.OutOfMemoryError as error:
+        free, total = own.mem_info
+        raise MemoryLimitError(
+            f"device: the GPU {own.id} has {total / 1e6:,.0f} MB, of which {free / 1e6:,.0f} MB "
+            f"are free, and no room for what the run needs besides ({error}); end what else uses "
+            "it, or give fewer threads or smaller blocks (--threads, --memory)"
+        ) from error
+
+
 def release(device: str) -> None:
     """Give back what CuPy keeps of a run's memory, on a GPU and of the host, for the next one."""
     if device == "cpu":
@@ -136,16 +166,17 @@ def row_products(
         return lambda own, block: rows[own] @ block.T
     import cupy
 
-    with cupy.cuda.Device(gpu_number(device)):
+    own = cupy.cuda.Device(gpu_number(device))
+    with on_gpu(own):
         there = cupy.asarray(rows)
     at_hand: list[Any] = [None, None]
 
-    def products(own: slice, block: NDArray[np.floating]) -> NDArray[np.floating]:
-        with there.device:
+    def products(some: slice, block: NDArray[np.floating]) -> NDArray[np.floating]:
+        with on_gpu(own):
             # a block meets all rows before the next one comes
             if at_hand[0] is not block:
                 at_hand[:] = block, cupy.asarray(block)
-            found: NDArray[np.floating] = cupy.asnumpy(there[own] @ at_hand[1].T)
+            found: NDArray[np.floating] = cupy.asnumpy(there[some] @ at_hand[1].T)
         return found
 
     return products
@@ -171,10 +202,11 @@ def row_map(
     """
     import cupy
 
+    own = cupy.cuda.Device(gpu_number(device))
     kept: dict[np.dtype[Any], tuple[Any, Any]] = {}
 
     def mapped(rows: NDArray[np.floating]) -> NDArray[np.floating]:
-        with cupy.cuda.Device(gpu_number(device)):
+        with on_gpu(own):
             if rows.dtype not in kept:
                 kept[rows.dtype] = (
                     cupy.asarray(weight.T.astype(rows.dtype)),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ __all__ = ["stored_text_hashes", "text_hashes"]
 _AT_A_TIME = 4096
 _WORD = 8
 _SIZE = struct.Struct("<I")
+_LONG = 1024
 _SHORT_RUN, _STRETCH = 8, 256
 _KEY = 0x0706050403020100, 0x0F0E0D0C0B0A0908
 _STATE = 0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573
@@ -26,7 +28,7 @@ def text_hashes(values: NDArray[Any]) -> NDArray[np.uint64]:
 
     SipHash-2-4 with the key of its test vectors: Aumasson and Bernstein, "SipHash: a fast
     short-input PRF" (INDOCRYPT 2012). With a key that is known it tells texts apart, and hides
-    none that can be guessed.
+    none that can be guessed. Of more than 1,024 bytes, BLAKE2b, which is fast where they are long.
 
     Parameters
     ----------
@@ -46,8 +48,8 @@ def text_hashes(values: NDArray[Any]) -> NDArray[np.uint64]:
     for start in range(0, len(values), _AT_A_TIME):
         texts = [str(own).encode() for own in values[start : start + _AT_A_TIME].tolist()]
         sizes = np.fromiter(map(len, texts), np.int64, len(texts))
-        words = _words(b"".join(texts))
-        hashes[start : start + len(texts)] = _hashes(words, np.cumsum(sizes) - sizes, sizes)
+        starts = np.cumsum(sizes) - sizes
+        hashes[start : start + len(texts)] = _hashes(_padded(texts), starts, sizes)
     return hashes
 
 
@@ -72,9 +74,9 @@ def stored_text_hashes(stored: NDArray[np.uint8], count: int) -> NDArray[np.uint
         If a text lies beyond the end.
     """
     starts, sizes = _places(stored, count)
-    words = _words(stored.tobytes())
+    padded = _padded([stored.data])
     parts = [slice(k, k + _AT_A_TIME) for k in range(0, count, _AT_A_TIME)]
-    found = [_hashes(words, starts[part], sizes[part]) for part in parts]
+    found = [_hashes(padded, starts[part], sizes[part]) for part in parts]
     return np.concatenate([np.empty(0, np.uint64), *found])
 
 
@@ -109,18 +111,22 @@ def _size_at(stored: NDArray[np.uint8], place: int) -> int:
     return size
 
 
-def _words(stored: bytes) -> NDArray[np.uint64]:
-    """Return the 8 bytes that begin at each one; those behind the end are 0."""
-    return np.ndarray(len(stored) + 1, "<u8", stored + bytes(_WORD), 0, (1,))
+def _padded(parts: Sequence[bytes | memoryview]) -> bytes:
+    """Return texts with so much behind them that a word can begin at every byte."""
+    return b"".join([*parts, bytes(_WORD)])
 
 
 def _hashes(
-    words: NDArray[np.uint64], starts: NDArray[np.int64], sizes: NDArray[np.int64]
+    padded: bytes, starts: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> NDArray[np.uint64]:
     """Return the hashes of texts by where they lie."""
     hashes = np.empty(len(starts), np.uint64)
-    counts = sizes // _WORD
-    for count in np.unique(counts).tolist():
+    for k in np.flatnonzero(sizes > _LONG).tolist():
+        text = padded[starts[k] : starts[k] + sizes[k]]
+        hashes[k] = int.from_bytes(blake2b(text, digest_size=_WORD).digest(), "little")
+    words = np.ndarray(len(padded) - _WORD + 1, "<u8", padded, 0, (1,))
+    counts = np.where(sizes > _LONG, -1, sizes // _WORD)
+    for count in np.unique(counts[counts >= 0]).tolist():
         which = np.flatnonzero(counts == count)
         first, size = starts[which], sizes[which]
         last = words[first + _WORD * count] & _KEPT_BITS[size % _WORD]

@@ -19,6 +19,7 @@ import numpy as np
 from cupy_backends.cuda.libs import cublas
 from numpy.typing import DTypeLike, NDArray
 
+from crossgram.devices import on_gpu
 from crossgram.errors import MemoryLimitError
 
 __all__ = ["GpuKernels"]
@@ -224,14 +225,5 @@ class GpuKernels:
 
     @contextmanager
     def _on(self, stream: Any) -> Iterator[None]:
-        try:
-            with self._device, stream:
-                yield
-        except cupy.cuda.memory.OutOfMemoryError as error:
-            free, total = self._device.mem_info
-            raise MemoryLimitError(
-                f"device: the GPU {self._device.id} has {total / 1e6:,.0f} MB, of which "
-                f"{free / 1e6:,.0f} MB are free, and no room for what the run needs besides "
-                f"({error}); end what else uses it, or give fewer threads or smaller blocks "
-                "(--threads, --memory)"
-            ) from error
+        with on_gpu(self._device), stream:
+            yield
