@@ -8,7 +8,7 @@ from typing import Any
 
 from crossgram.figures import LINES, figure_file, plain_logarithms
 
-__all__ = ["PLOTS", "draw"]
+__all__ = ["draw", "has_plot"]
 
 _WIDTH = 7.0
 _MARKERS = "os^Dv"
@@ -17,7 +17,7 @@ _COLOURS = (*LINES, "#999999")
 
 def draw(name: str, data: Any, path: Path) -> None:
     """Draw the plot of a section; the same data give the same bytes."""
-    height, paint = PLOTS[name]
+    height, paint = PLOTS[_kind(name)]
     with figure_file(path, (_WIDTH, height(data)), overwrite=True) as figure:
         panel = figure.add_subplot()
         panel.spines[["top", "right"]].set_visible(False)
@@ -73,8 +73,8 @@ def _scaling(panel: Any, data: Mapping[str, Any]) -> None:
 
 
 def _seconds(panel: Any, data: Mapping[str, Any]) -> None:
-    """Draw the seconds of each way to the map of the first size."""
-    peers = data["sizes"][0]["peers"]
+    """Draw the seconds of each way to the map."""
+    peers = data["peers"]
     found = {name: own["median_seconds"] for name, own in peers.items() if "failed" not in own}
     names = sorted(found, key=lambda name: found[name])
     colours = [_COLOURS[0 if name.startswith("crossgram") else -1] for name in names]
@@ -87,8 +87,18 @@ def _seconds(panel: Any, data: Mapping[str, Any]) -> None:
 PLOTS: Mapping[str, tuple[Callable[[Any], float], Callable[[Any, Any], None]]] = {
     "conditions": (lambda data: 4.0, _errors),
     "scaling": (lambda data: 4.0, _scaling),
-    "side-by-side": (lambda data: 0.8 + 0.2 * len(data["sizes"][0]["peers"]), _seconds),
+    "side-by-side": (lambda data: 0.8 + 0.2 * len(data["peers"]), _seconds),
     "suite": (_height_of_bars, _shares),
     "suite-full": (_height_of_bars, _shares),
 }
-"""Of the sections that have one: its height in inches, and what draws it on a panel."""
+"""Of the sections that have one, or all whose names go on after it: its height in inches, and what
+draws it on a panel."""
+
+
+def has_plot(name: str) -> bool:
+    """Tell whether a section has a plot."""
+    return _kind(name) in PLOTS
+
+
+def _kind(name: str) -> str:
+    return name if name in PLOTS else name.rpartition("-")[0]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from plots import PLOTS, draw
+from plots import draw, has_plot
 
 __all__ = ["FOLDER", "render"]
 
@@ -43,7 +43,7 @@ _ORDER = (
     "fuzzing",
     "mutations",
 )
-"""Sections; those of other names follow."""
+"""Sections, with those whose names go on after them; those of other names follow."""
 
 
 def render() -> None:
@@ -58,12 +58,13 @@ def _records() -> list[dict[str, Any]]:
 
 
 def _place(name: str) -> int:
-    return _ORDER.index(name) if name in _ORDER else len(_ORDER)
+    kind = name if name in _ORDER else name.rpartition("-")[0]
+    return _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
 
 
 def _section(record: dict[str, Any]) -> str:
     name, title, machine = record["name"], record["title"], record["machine"]
-    plot = ["", f"![{title}](results/{name}.svg)"] if name in PLOTS else []
+    plot = ["", f"![{title}](results/{name}.svg)"] if has_plot(name) else []
     measured = (
         f"Measured {machine['date']}, {machine['processor']}, {machine['cores']} cores, "
         f"{machine['memory GiB']} GiB, Python {machine['Python']}, NumPy {machine['NumPy']}, "
@@ -75,7 +76,7 @@ def _section(record: dict[str, Any]) -> str:
 def main() -> None:
     """Draw every plot again, and write RESULTS.md."""
     for record in _records():
-        if record["name"] in PLOTS:
+        if has_plot(record["name"]):
             draw(record["name"], record["data"], FOLDER / f"{record['name']}.svg")
     render()
 

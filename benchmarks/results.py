@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import facts
-from plots import PLOTS, draw
+from plots import draw, has_plot
 from render import FOLDER, render
 
 __all__ = ["table", "write"]
@@ -31,7 +31,7 @@ def write(name: str, text: str, data: Any = None) -> None:
     text : str
         Markdown that begins with a heading of the second level.
     data : JSON value, optional
-        The figures, of which `PLOTS` may draw some.
+        The figures, of which a plot may draw some.
     """
     name = name.lower().replace(" ", "-")
     heading, *body = text.splitlines()
@@ -48,6 +48,6 @@ def write(name: str, text: str, data: Any = None) -> None:
     FOLDER.mkdir(exist_ok=True)
     content = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     (FOLDER / f"{name}.json").write_text(f"{content}\n", encoding="utf-8")
-    if name in PLOTS:
+    if has_plot(name):
         draw(name, data, FOLDER / f"{name}.svg")
     render()

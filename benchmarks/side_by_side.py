@@ -102,15 +102,18 @@ def main(
     only: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Measure and write to RESULTS.md."""
+    """Measure and write to RESULTS.md, a section for each size."""
     names = only or tuple(PEERS)
     room = int(_SHARE * _machine_memory()) if memory is None else parse_bytes(memory)
-    measured = [_measured(folder, *size, rounds, names, room) for size in sizes]
-    data = {"memory": room, "threads": available_threads(), "sizes": measured}
+    conditions = {"memory": room, "threads": available_threads(), "rounds": rounds}
+    measured = []
+    for rows, columns in sizes:
+        found = conditions | _measured(folder, rows, columns, rounds, names, room)
+        measured.append(found)
+        if not as_json:
+            write(f"side by side {rows}x{columns}", _text(found), found)
     if as_json:
-        print(json.dumps(data))
-    else:
-        write("side by side", _text(data), data)
+        print(json.dumps(measured))
 
 
 def _measured(
@@ -138,7 +141,6 @@ def _measured(
     return {
         "rows": rows,
         "columns": columns,
-        "rounds": rounds,
         "ceiling_seconds": median(ceilings),
         "reference_digits_of_qr": agreed,
         "peers": peers,
@@ -226,20 +228,21 @@ def _fastest(peers: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _text(data: dict[str, Any]) -> str:
     return (
-        "## Side by side with other packages, float32 rows, condition 3,000\n\n"
-        "From Zarr stores in the page cache to the map, with an intercept, by "
-        f"{data['threads']} threads, each run in a process "
+        f"## Side by side with other packages, {data['rows']:,} rows, {data['columns']:,} to "
+        f"{data['columns']:,}\n\n"
+        "From Zarr stores of float32 in the page cache to the map, with an intercept, condition "
+        f"3,000, by {data['threads']} threads, each run in a process "
         "of its own that has mapped a small pair before; medians of runs taken in turn, peers in "
         "another order each round. A peer whose runs together would take more than five minutes "
         "has fewer of them. Peaks are of the resident set, above that after the small pair; "
         f"{data['memory'] / 2**30:.1f} GiB may be mapped above it. Digits are -log10 of the "
         "relative error of the worst column of M, against crossgram's map of 14 digits. "
         "Arithmetic is float64 where nothing else is said; ridges are 1e-12. All read through "
-        "zarrs.\n\n" + "\n\n".join(_section(size) for size in data["sizes"])
+        "zarrs.\n\n" + _figures(data)
     )
 
 
-def _section(size: dict[str, Any]) -> str:
+def _figures(size: dict[str, Any]) -> str:
     rows, columns, ceiling = size["rows"], size["columns"], size["ceiling_seconds"]
     ours = size["peers"].get(OURS[0], {}).get("median_seconds")
     lines = [_line(name, own, ours, size["rounds"]) for name, own in size["peers"].items()]
@@ -249,7 +252,6 @@ def _section(size: dict[str, Any]) -> str:
         for best in size["fastest"]
     ]
     return (
-        f"### {rows:,} rows, {columns:,} to {columns:,}\n\n"
         f"The ceiling, dsyrk + dgemm on resident float64 blocks, timed each round: {ceiling:.2f} s "
         f"({gflops(rows, columns, columns, ceiling):.0f} Gflop/s). "
         f"A float64 QR and the reference agree to {size['reference_digits_of_qr']:.1f} digits.\n\n"

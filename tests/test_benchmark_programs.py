@@ -33,7 +33,7 @@ def test_packages_side_by_side(tmp_path: Path) -> None:
     names = ["crossgram, exact", "crossgram, fast", *EXACT, *ROUGH]
     only = [f"--only={name}" for name in names]
     options = ["--folder", tmp_path, "--size", "3000x16", "--rounds", 1]
-    (size,) = figures("side_by_side.py", *options, *only)["sizes"]
+    (size,) = figures("side_by_side.py", *options, *only)
     assert list(size["peers"]) == names
     # of 15.95, QR costs log10 of the condition number of 3,000, and products twice that
     assert size["reference_digits_of_qr"] > 15.95 - 3.5 - 1.5
@@ -52,7 +52,7 @@ def test_packages_side_by_side(tmp_path: Path) -> None:
 def test_what_does_not_fit_the_memory_is_listed(tmp_path: Path) -> None:
     # float64 rows with a column of ones take 52 MB
     options = ["--folder", tmp_path, "--size", "100000x64", "--rounds", 2, "--memory", "50MB"]
-    (size,) = figures("side_by_side.py", *options, "--only=numpy.linalg.lstsq")["sizes"]
+    (size,) = figures("side_by_side.py", *options, "--only=numpy.linalg.lstsq")
     assert size["peers"] == {"numpy.linalg.lstsq": {"failed": "out of memory"}}
     assert size["fastest"] == []
 
