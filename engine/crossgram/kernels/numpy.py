@@ -44,8 +44,8 @@ turn = 0
 _CACHED_ROWS = 128
 _MAPPED_BYTES = 1 << 20
 
-_LARGE_SQUARE = 1e280
-"""The sums of more could overflow about 0 where they do not about the mean."""
+_LARGE_SQUARE = 1e303
+"""Of more, the sums of a run could overflow about 0 where they do not about the mean."""
 
 
 def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
