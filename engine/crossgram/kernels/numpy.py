@@ -96,6 +96,8 @@ def provisional_shift(
         mean: NDArray[np.float64] = weights @ rows.astype(np.float64) / weights.sum()
         return mean
     mean = rows.mean(axis=0, dtype=np.float64)
+    if rows.dtype.itemsize > mean.dtype.itemsize:
+        return mean
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.einsum("ij,ij->j", rows, rows, dtype=np.float64) / len(rows)
         is_small = (5 * mean**2 <= squares) & (squares < _LARGE_SQUARE)
