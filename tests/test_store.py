@@ -495,8 +495,9 @@ def test_chunks_of_no_rows_are_refused(tmp_path: Path) -> None:
     store = write(tmp_path / "s.zarr")
     grid = {"name": "regular", "configuration": {"chunk_shape": [0, DIM]}}
     edit_metadata(store.path / "embeddings" / "zarr.json", chunk_grid=grid)
+    # Zarr 3.4 opens it, and takes chunks to have one row
     with pytest.raises(CorruptDataError, match="s\\.zarr"):
-        EmbeddingStore.open(store.path)
+        EmbeddingStore.open(store.path).read(0, np.empty((1, DIM), np.float32))
 
 
 def test_overwriting_spares_a_store_that_something_was_put_into(tmp_path: Path) -> None:
