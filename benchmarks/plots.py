@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
 from crossgram.figures import LINES, figure_file, plain_logarithms
 
-__all__ = ["draw", "has_plot"]
+__all__ = ["draw", "has_plot", "kind_of"]
 
 _WIDTH = 7.0
 _MARKERS = "os^Dv"
@@ -17,7 +17,7 @@ _COLOURS = (*LINES, "#999999")
 
 def draw(name: str, data: Any, path: Path) -> None:
     """Draw the plot of a section; the same data give the same bytes."""
-    height, paint = PLOTS[_kind(name)]
+    height, paint = PLOTS[kind_of(name, PLOTS)]
     with figure_file(path, (_WIDTH, height(data)), overwrite=True) as figure:
         panel = figure.add_subplot()
         panel.spines[["top", "right"]].set_visible(False)
@@ -97,8 +97,9 @@ draws it on a panel."""
 
 def has_plot(name: str) -> bool:
     """Tell whether a section has a plot."""
-    return _kind(name) in PLOTS
+    return kind_of(name, PLOTS) in PLOTS
 
 
-def _kind(name: str) -> str:
-    return name if name in PLOTS else name.rpartition("-")[0]
+def kind_of(name: str, kinds: Container[str]) -> str:
+    """Return which of the kinds a section is of: itself, or what its name goes on after."""
+    return name if name in kinds else name.rpartition("-")[0]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from plots import draw, has_plot
+from plots import draw, has_plot, kind_of
 
 __all__ = ["FOLDER", "render"]
 
@@ -58,7 +58,7 @@ def _records() -> list[dict[str, Any]]:
 
 
 def _place(name: str) -> int:
-    kind = name if name in _ORDER else name.rpartition("-")[0]
+    kind = kind_of(name, _ORDER)
     return _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
 
 
