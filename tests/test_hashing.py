@@ -168,6 +168,8 @@ def test_a_damaged_chunk_is_named(tmp_path: Path, kind: str) -> None:
     chunk.write_bytes(content[: len(content) // 2])
     with pytest.raises(CorruptDataError, match=r"ids: chunk c/1 \(rows 32 to 63\)"):
         own.hashes(0, 64)
+    with pytest.raises(CorruptDataError, match=r"ids: chunk c/1 \(rows 32 to 63\)"):
+        own.read(0, 64)
     chunk.unlink()
     with pytest.raises(CorruptDataError, match=r"ids: chunk c/1 \(rows 32 to 63\) is missing"):
         own.hashes(40, 64)

@@ -14,7 +14,9 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-__all__ = ["COMPRESSIONS", "Content", "check_decoded_size"]
+import numcodecs
+
+__all__ = ["COMPRESSIONS", "Content", "check_decoded_size", "decompressed"]
 
 _BLOSC_HEAD = struct.Struct("<4xIII")
 _ZSTD_MAGIC = 0xFD2FB528
@@ -24,6 +26,7 @@ _ZSTD_BLOCK = 1 << 17
 _ZSTD_RLE = 1
 _MOST_FRAMES = 1024
 _PIECE = 1 << 16
+_FAILURES = zlib.error, OSError, EOFError, lzma.LZMAError
 _MOST_OF_GZIP = 1032
 """What a byte of gzip decodes to at most."""
 
@@ -71,6 +74,31 @@ def check_decoded_size(kind: str, content: Content, most: int) -> None:
     size = _SIZES[kind](content, most)
     if size > most:
         raise ValueError(f"it would decode to {size:,} bytes, at most {most:,} are expected")
+
+
+def decompressed(kind: str, stored: Any) -> Any:
+    """Return what compressed data, of which `check_decoded_size` has the size, decode to.
+
+    Parameters
+    ----------
+    kind : str
+        One of `COMPRESSIONS`.
+    stored : buffer
+        The data.
+
+    Returns
+    -------
+    buffer
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        If they cannot be decoded.
+    """
+    try:
+        return numcodecs.get_codec({"id": kind}).decode(stored)
+    except _FAILURES as error:
+        raise ValueError(f"it cannot be decompressed: {error}") from error
 
 
 def _of_blosc(content: Content, most: int) -> int:
@@ -162,7 +190,7 @@ def _counted(make: Callable[[], Any], content: Content, most: int) -> int:
                 waiting = getattr(decoder, "unconsumed_tail", b"")
                 out = decoder.decompress(waiting, _PIECE)
                 total += len(out)
-        except (zlib.error, OSError, EOFError, lzma.LZMAError) as error:
+        except _FAILURES as error:
             raise ValueError(f"it cannot be decompressed: {error}") from error
         if total > most:
             raise ValueError(f"it would decode to more than {most:,} bytes")

@@ -17,12 +17,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numcodecs
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from crossgram.decoded_sizes import COMPRESSIONS, Content, check_decoded_size
+from crossgram.decoded_sizes import COMPRESSIONS, Content, check_decoded_size, decompressed
 from crossgram.errors import InputError
 
 __all__ = [
@@ -126,7 +125,7 @@ class _Encoding:
         if self.texts is not None:
             stored = inner.read(0, inner.size)
             if self.compression is not None:
-                stored = numcodecs.get_codec({"id": self.compression}).decode(stored)
+                stored = decompressed(self.compression, stored)
             _check_texts(memoryview(stored), self.texts)
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numcodecs
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
 from crossgram.chunk_bytes import codec_names, split_checksum, stored_bytes_of
-from crossgram.decoded_sizes import COMPRESSIONS
+from crossgram.decoded_sizes import COMPRESSIONS, decompressed
 from crossgram.hashing import stored_text_hashes
 from crossgram.stored_chunks import InFile
 
@@ -51,8 +50,7 @@ class TextChunks:
         """
         stored = stored_bytes_of(content, has_checksum=self.has_checksum)
         if self.compression is not None:
-            texts = numcodecs.get_codec({"id": self.compression}).decode(stored)
-            stored = np.frombuffer(texts, np.uint8)
+            stored = np.frombuffer(decompressed(self.compression, stored), np.uint8)
         return stored_text_hashes(stored, self.rows)
 
 
