@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 import crossgram as cg
 
 NAMES = sorted(path.stem for path in (Path(__file__).parent / "nist").glob("*.json"))
-ORDINARY = [name for name in NAMES if name not in ("filip", "wampler5")]
 BLOCK = 7
 EXACT = Decimal("1e-30")
 """Residuals below this are those of 80-digit arithmetic: the outputs are exact polynomials."""
@@ -77,24 +76,21 @@ def by_lstsq(given: Problem) -> float:
     return log_relative_error(solution, given.coefficients)
 
 
-@pytest.mark.parametrize("name", ORDINARY)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "filip"])
 def test_nine_digits_of_the_coefficients(name: str, tmp_path: Path) -> None:
     given = problem(name)
-    found = log_relative_error(
-        in_order(streamed(given, tmp_path, digits=13), given), given.coefficients
-    )
-    assert found >= 9
-    assert found >= by_lstsq(given)
+    fitted = streamed(given, tmp_path, digits=13)
+    assert log_relative_error(in_order(fitted, given), given.coefficients) >= 9
 
 
-@pytest.mark.parametrize("name", ["filip", "wampler5"])
-def test_seven_digits_where_most_packages_have_few_or_none(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_no_fewer_digits_than_a_dense_solver(name: str, tmp_path: Path) -> None:
+    """Of Filip's seven; rounded to float64, its rows determine 7.7."""
     given = problem(name)
-    found = log_relative_error(
-        in_order(streamed(given, tmp_path, digits=9), given), given.coefficients
-    )
-    assert found >= 7
+    fitted = streamed(given, tmp_path, digits=15)
+    found = log_relative_error(in_order(fitted, given), given.coefficients)
     assert found >= by_lstsq(given)
+    assert found >= 7
 
 
 @pytest.mark.skipif(
@@ -110,7 +106,7 @@ class TestRowsWiderThanFloat64:
         assert log_relative_error(in_order(fitted, given), given.coefficients) >= 9
 
     def test_give_standard_errors_too(self, name: str) -> None:
-        """To nine digits, and seven of Filip's, whose condition number takes the other nine."""
+        """To nine digits, and six of Filip's, whose condition number of 4e9 takes the other ten."""
         given = problem(name, np.longdouble)
         fitted = cg.fit(given.x, given.y, intercept=given.intercept, digits=15)
         weight, bias = fitted.standard_errors()
@@ -120,5 +116,5 @@ class TestRowsWiderThanFloat64:
             assert deviation[0] < 1e-16 * np.abs(given.y).max()
         else:
             assert log_relative_error(deviation, [given.residual_sd]) >= 9
-            expected = 7 if name == "filip" else 9
+            expected = 6 if name == "filip" else 9
             assert log_relative_error(errors, given.standard_errors) >= expected

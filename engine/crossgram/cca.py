@@ -9,6 +9,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from crossgram.errors import InputError
+from crossgram.kernels.blas import product
 from crossgram.least_squares import factor_normal
 from crossgram.moments import Moments
 from crossgram.normal_equations import eigenvalue_rounding
@@ -120,7 +121,7 @@ def whiten(moments: Moments, space: str, *, regularization: float = 0.0) -> Whit
         assert factor.values is not None
         assert factor.vectors is not None
         matrix = (factor.vectors / np.sqrt(factor.values)).T * factor.scale
-    return Whitening(matrix, matrix @ scatter, factor.condition)
+    return Whitening(matrix, product(matrix, scatter), factor.condition)
 
 
 def principal_whitening(moments: Moments, space: str, variance: float) -> NDArray[np.float64]:
@@ -178,8 +179,12 @@ def canonical_correlations(
     array([1., 1.])
     """
     left, values, right = scipy.linalg.svd(
-        first.matrix @ cross @ second.matrix.T, full_matrices=False, check_finite=False
+        product(product(first.matrix, cross), second.matrix.T),
+        full_matrices=False,
+        check_finite=False,
     )
     return CanonicalCorrelations(
-        np.minimum(values, 1.0), left.T @ first.loadings, right @ second.loadings
+        np.minimum(values, 1.0),
+        product(left.T, first.loadings),
+        product(right, second.loadings),
     )

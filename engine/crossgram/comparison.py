@@ -23,6 +23,7 @@ from crossgram.cca import (
 from crossgram.errors import InputError
 from crossgram.evidence import EPSILON, rank_is_in_doubt
 from crossgram.folds import FoldedMoments, load_moments
+from crossgram.kernels.blas import product
 from crossgram.locations import Location, locate
 from crossgram.moments import Moments
 from crossgram.progress import ProgressCallback, ignore
@@ -225,7 +226,9 @@ def compare(
         correlated = fitted
         if regularization:
             correlated = canonical_correlations(steadied[first], steadied[second], cross)
-        directions = scipy.linalg.svdvals(principal[first] @ cross @ principal[second].T)
+        directions = scipy.linalg.svdvals(
+            product(product(principal[first], cross), principal[second].T)
+        )
         there = PairMeasures(
             source=first,
             target=second,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from crossgram.certificate import Certificate
 from crossgram.errors import InputError
+from crossgram.kernels.blas import product
 from crossgram.linear_map import LinearMap
 from crossgram.moments import Moments
 from crossgram.spaces import Space, map_pairs
@@ -169,7 +170,7 @@ def residual_squares(
     m = fit.coefficients
     i, j = moments.index(source), moments.index(target)
     mean_error = moments.means[j] - moments.means[i] @ m - fit.bias
-    squares = moments.squares[j] + np.einsum("ij,ij->j", m, normal @ m - 2 * cross)
+    squares = moments.squares[j] + np.einsum("ij,ij->j", m, product(normal, m) - 2 * cross)
     squares += moments.weight * mean_error**2
     return np.asarray(np.maximum(squares, 0.0))
 

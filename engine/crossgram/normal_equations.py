@@ -10,6 +10,8 @@ import scipy.linalg
 import scipy.sparse.linalg
 from numpy.typing import NDArray
 
+from crossgram.kernels.blas import product
+
 __all__ = ["Factor", "eigenvalue_rounding", "factor", "minimum_norm", "skew"]
 
 _DENSE_SPECTRUM = 1024
@@ -35,6 +37,8 @@ class Factor:
     inverse_norm : float
         Frobenius norm of the (pseudo-)inverse of R, times the condition number of the step that
         makes a solution one of minimum norm.
+    inverse : ndarray, shape (p,), or None
+        Diagonal of the inverse of R, where `inverse_norm` was taken from it.
     """
 
     scale: NDArray[np.float64]
@@ -44,6 +48,7 @@ class Factor:
     rank: int
     condition: float
     inverse_norm: float
+    inverse: NDArray[np.float64] | None = None
 
     def solve(self, right: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the solution of A M = right, of minimum norm where A is singular, (p, q)."""
@@ -53,7 +58,7 @@ class Factor:
             return np.asarray(self.scale[:, None] * solution)
         assert self.values is not None
         assert self.vectors is not None
-        known = (self.vectors.T @ scaled) / self.values[:, None]
+        known = product(self.vectors.T, scaled) / self.values[:, None]
         return minimum_norm(self.scale, self.vectors, known)
 
     def half_solve(self, right: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -69,13 +74,16 @@ class Factor:
             return np.asarray(half)
         assert self.values is not None
         assert self.vectors is not None
-        return self.vectors @ ((self.vectors.T @ scaled) / np.sqrt(self.values)[:, None])
+        known = product(self.vectors.T, scaled) / np.sqrt(self.values)[:, None]
+        return product(self.vectors, known)
 
     def inverse_diagonal(self) -> NDArray[np.float64]:
         """Return the diagonal of A⁻¹, (p,), of an A that is not singular."""
         assert self.cholesky is not None
-        inverse, _ = scipy.linalg.lapack.dpotri(self.cholesky, lower=True)
-        return np.asarray(self.scale**2 * inverse.diagonal())
+        inverse = self.inverse
+        if inverse is None:
+            inverse = _inverted(self.cholesky).diagonal()
+        return np.asarray(self.scale**2 * inverse)
 
 
 def eigenvalue_rounding(size: int, epsilon: float = float(np.finfo(np.float64).eps)) -> float:
@@ -98,7 +106,7 @@ def minimum_norm(
         Coordinates of the scaled solution in it.
     """
     basis, triangle = _range(scale, vectors)
-    solution = basis @ scipy.linalg.solve_triangular(triangle, known, trans="T")
+    solution = product(basis, scipy.linalg.solve_triangular(triangle, known, trans="T"))
     solution[scale == 0] = 0.0
     return np.asarray(solution)
 
@@ -108,7 +116,10 @@ def skew(scale: NDArray[np.float64], vectors: NDArray[np.float64]) -> float:
 
     What it divides between columns that depend on each other is in proportion to their lengths.
     """
-    return float(np.linalg.cond(_range(scale, vectors)[1])) if vectors.size else 1.0
+    if not vectors.size:
+        return 1.0
+    singular = scipy.linalg.svdvals(_range(scale, vectors)[1], check_finite=False)
+    return float(singular[0] / singular[-1])
 
 
 def _range(
@@ -120,7 +131,9 @@ def _range(
     range, M = Q T⁻ᵀ t, has the smallest norm.
     """
     lengths = np.where(scale > 0, 1 / np.where(scale > 0, scale, 1.0), 0.0)
-    basis, triangle = np.linalg.qr(lengths[:, None] * vectors)
+    basis, triangle = scipy.linalg.qr(
+        lengths[:, None] * vectors, overwrite_a=True, mode="economic", check_finite=False
+    )
     return basis, triangle
 
 
@@ -172,40 +185,42 @@ def _cholesky(
         lower = scipy.linalg.cholesky(scaled, lower=True, check_finite=False)
     except scipy.linalg.LinAlgError:
         return None
-    smallest, largest, inverse_norm = _spectrum(scaled, lower)
+    if len(scaled) > _DENSE_SPECTRUM:
+        inverse = _inverted(lower)
+        smallest, largest = 1 / _largest(inverse), _largest(scaled)
+        diagonal = inverse.diagonal().copy()
+        # of a symmetric matrix of which one half is stored
+        whole = 2 * scipy.linalg.norm(inverse, check_finite=False) ** 2 - (diagonal**2).sum()
+        inverse_norm = math.sqrt(whole)
+    else:
+        values = scipy.linalg.eigvalsh(scaled, check_finite=False, driver="evd")
+        smallest, largest = float(values[0]), float(values[-1])
+        diagonal, inverse_norm = None, float(np.linalg.norm(1 / values)) if smallest > 0 else np.inf
     if smallest <= max(rounding * largest, noise):
         return None
     condition = float(np.sqrt(largest / smallest))
-    return Factor(scale, lower, None, None, len(scaled), condition, inverse_norm)
+    return Factor(scale, lower, None, None, len(scaled), condition, inverse_norm, diagonal)
 
 
-def _spectrum(
-    scaled: NDArray[np.float64], lower: NDArray[np.float64]
-) -> tuple[float, float, float]:
-    """Return the smallest and largest eigenvalue, and the Frobenius norm of the inverse.
+def _inverted(lower: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the lower half of the inverse of L Lᵀ, and zeros."""
+    inverse, _ = scipy.linalg.lapack.dpotri(lower, lower=True)
+    return np.asarray(inverse)
 
-    Of large matrices the ends of the spectrum come from a Lanczos iteration on the matrix and on
-    its inverse, and the norm from the inverse itself.
+
+def _largest(half: NDArray[np.float64]) -> float:
+    """Return the largest eigenvalue of a symmetric matrix by a Lanczos iteration on its lower half.
+
+    What is above the diagonal is not read.
     """
-    p = len(scaled)
-    if p <= _DENSE_SPECTRUM:
-        values = scipy.linalg.eigvalsh(scaled, check_finite=False, driver="evd")
-        if values[0] <= 0:
-            return 0.0, float(values[-1]), np.inf
-        return float(values[0]), float(values[-1]), float(np.linalg.norm(1 / values))
-    inverse = scipy.sparse.linalg.LinearOperator(
-        (p, p), matvec=lambda v: scipy.linalg.cho_solve((lower, True), v, check_finite=False)
+    p = len(half)
+    # BLAS reads a transpose as it is, whose upper half that is
+    stored, is_lower = (half, 1) if half.flags.f_contiguous else (half.T, 0)
+    operator = scipy.sparse.linalg.LinearOperator(
+        (p, p), matvec=lambda v: scipy.linalg.blas.dsymv(1.0, stored, v, lower=is_lower)
     )
     start = np.random.default_rng(0).standard_normal(p)
-    largest, inverted = (
-        float(
-            scipy.sparse.linalg.eigsh(
-                operator, k=1, v0=start, tol=_LANCZOS_TOLERANCE, return_eigenvectors=False
-            )[0]
-        )
-        for operator in (scaled, inverse)
+    found = scipy.sparse.linalg.eigsh(
+        operator, k=1, v0=start, tol=_LANCZOS_TOLERANCE, return_eigenvectors=False
     )
-    halves, _ = scipy.linalg.lapack.dpotri(lower, lower=True)
-    off_diagonal = np.linalg.norm(np.tril(halves, -1))
-    inverse_norm = math.hypot(math.sqrt(2) * off_diagonal, np.linalg.norm(halves.diagonal()))
-    return 1 / inverted, largest, inverse_norm
+    return float(found[0])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from crossgram.errors import InputError
 from crossgram.evidence import EPSILON, is_rounding
+from crossgram.kernels.blas import product
 from crossgram.linear_map import LinearMap
 from crossgram.moments import Moments
 from crossgram.normal_equations import eigenvalue_rounding
@@ -108,7 +109,7 @@ class PrincipalComponents:
             )
         leading = self.components[:kept]
         whitened = leading / np.sqrt(self.variances[:kept] + epsilon)[:, None]
-        return self._map(leading.T @ whitened if zca else whitened, "white")
+        return self._map(product(leading.T, whitened) if zca else whitened, "white")
 
     def _checked(self, rank: object) -> int:
         dim = self.space.dim

@@ -18,6 +18,7 @@ from crossgram.evidence import (
     products,
     sums_of_squares,
 )
+from crossgram.kernels.blas import product
 from crossgram.linear_map import LinearMap
 from crossgram.moments import Moments
 from crossgram.spaces import Space
@@ -146,8 +147,8 @@ def solve_procrustes(
         ]
         cross = np.where(np.logical_or.outer(*constant), 0.0, cross)
     left, values, right = scipy.linalg.svd(cross, full_matrices=False, check_finite=False)
-    rotation = left @ right
-    spread = float(np.einsum("ij,ij->", rotation, normal @ rotation))
+    rotation = product(left, right)
+    spread = float(np.einsum("ij,ij->", rotation, product(normal, rotation)))
     best_scale = float(values.sum()) / spread if spread > 0 else 0.0
     coefficients = best_scale * rotation if scale else rotation
     mean_x, mean_y = moments.means[i], moments.means[j]
@@ -197,12 +198,12 @@ def _relative_errors(
     outside = x_rest * y_noise + x_noise * y_rest + width_gap * decomposition
     rotation_error = float(np.sqrt((turned.sum() + (outside / values**2).sum()) / len(values)))
 
-    rotation = fit.left @ fit.right
+    rotation = product(fit.left, fit.right)
     spread = values.sum() / (fit.best_scale * x_unit / y_unit)
-    reach = x_lengths**2 @ (rotation @ rotation.T) ** 2 @ x_lengths**2
+    reach = x_lengths**2 @ product(rotation, rotation.T) ** 2 @ x_lengths**2
     spread_error = float(np.sqrt(reach) / spread)
     if len(x_lengths) > len(y_lengths):
-        slope = 2 * np.linalg.norm(normal @ rotation) * np.sqrt(len(values)) / spread
+        slope = 2 * np.linalg.norm(product(normal, rotation)) * np.sqrt(len(values)) / spread
         spread_error += float(slope) * rotation_error
     return rotation_error, float(np.sqrt(inside.trace()) / values.sum()) + spread_error
 

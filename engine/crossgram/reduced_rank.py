@@ -22,6 +22,7 @@ from crossgram.evidence import (
     sums_of_squares,
 )
 from crossgram.folds import FoldedMoments
+from crossgram.kernels.blas import product
 from crossgram.least_squares import (
     Fit,
     check_felt,
@@ -179,7 +180,7 @@ def at_rank(
     if rank == min(full.coefficients.shape):
         return replace(solved, coefficients=full.coefficients, bias=full.bias)
     kept = solved.directions[:, :rank]
-    coefficients = full.coefficients @ kept @ kept.T
+    coefficients = product(product(full.coefficients, kept), kept.T)
     mean_x, mean_y = (moments.means[moments.index(name)] for name in (source, target))
     bias = mean_y - mean_x @ coefficients if intercept else np.zeros(len(mean_y))
     return replace(solved, coefficients=coefficients, bias=bias)
@@ -239,8 +240,9 @@ def rank_curve(
         full, _, directions = _decomposed(fitted_on, source, target, intercept, ridge)
         centre = fitted_on if intercept else None
         normal, cross = products_about(scored_on, source, target, centre)
-        reached = full.coefficients @ directions
-        gains = np.einsum("ij,ij->j", reached, 2 * cross @ directions - normal @ reached)
+        reached = product(full.coefficients, directions)
+        pull = 2 * product(cross, directions) - product(normal, reached)
+        gains = np.einsum("ij,ij->j", reached, pull)
         total += float(squares_about(scored_on, target, fitted_on).sum())
         unexplained = float(squares_about(scored_on, target, centre).sum())
         errors = errors + unexplained - np.cumsum(gains)
@@ -274,7 +276,7 @@ def _estimate_digits(
     noise = SUM_ROUNDING * EPSILON[moments.precision]
     values, lengths = fit.values, sums_of_squares(moments, target, intercept)
     squares = fit.directions.T**2 @ lengths
-    sizes = np.linalg.norm(fit.full.scaled @ fit.directions, axis=0)
+    sizes = np.linalg.norm(product(fit.full.scaled, fit.directions), axis=0)
     if len(fit.directions) > len(values):  # all directions that nothing explains, as one
         squares = np.append(squares, max(float(lengths.sum() - squares.sum()), 0.0))
         sizes, values = np.append(sizes, 0.0), np.append(values, 0.0)

@@ -21,6 +21,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from crossgram.double_double import Pair, add, times
+from crossgram.kernels.blas import product
 from crossgram.normal_equations import minimum_norm, skew
 from crossgram.preconditioner import Preconditioner
 from crossgram.residual_moments import ResidualMoments
@@ -160,7 +161,7 @@ def solve_preconditioned(
         normal = normal + problem.ridge * (inverse.T @ inverse)
     values, basis = scipy.linalg.eigh(normal, check_finite=False, driver="evd")
     lengths = np.sqrt(np.maximum(values, 0.0))
-    rows = basis.T @ triangle
+    rows = product(basis.T, triangle)
     # of what is nothing but rounding no direction can be told
     cutoff = max(problem.rows, len(normal)) * _EPSILON
     sizes = lengths * np.linalg.norm(rows, axis=1)
@@ -177,14 +178,14 @@ def solve_preconditioned(
         and left_out <= _RANK_ROUNDING * _EPSILON * singular.max(initial=0.0)
     )
     singular, vectors = singular[kept], right[kept].T
-    outward = (left[:, kept].T / lengths) @ basis.T
-    coordinates = outward @ cross
+    outward = product(left[:, kept].T / lengths, basis.T)
+    coordinates = product(outward, cross)
     coefficients = _coefficients(coordinates, singular, vectors, problem)
     residuals = np.maximum(squares - (coordinates**2).sum(axis=0), _EPSILON * squares)
     uneven = skew(problem.scale, vectors) if _is_deficient(singular, problem) else 1.0
     return Solution(
         coefficients=coefficients,
-        triangle=np.ascontiguousarray(_cholesky(normal) @ preconditioner.triangle),
+        triangle=product(_cholesky(normal), preconditioner.triangle),
         vectors=vectors,
         singular=singular,
         defect=defect,
@@ -213,9 +214,8 @@ def corrected(
         sums = np.array(sums_x)[:, None], np.array(tails_x)[:, None]
         cross = _centred(cross, sums, (sums_r[0][None], sums_r[1][None]), (weight, tail))
     right = (cross[0] - problem.ridge * solution.coefficients) + cross[1]
-    coordinates = (solution.vectors.T @ (problem.scale[:, None] * right)) / solution.singular[
-        :, None
-    ]
+    coordinates = product(solution.vectors.T, problem.scale[:, None] * right)
+    coordinates /= solution.singular[:, None]
     change = _coefficients(coordinates, solution.singular, solution.vectors, problem)
     coefficients = solution.coefficients + change
     residuals = moments.squares - (coordinates**2).sum(axis=0)
@@ -294,7 +294,7 @@ def _coefficients(
     known = coordinates / singular[:, None]
     if _is_deficient(singular, problem):
         return minimum_norm(problem.scale, vectors, known)
-    return np.asarray(problem.scale[:, None] * (vectors @ known))
+    return np.asarray(problem.scale[:, None] * product(vectors, known))
 
 
 def _is_deficient(singular: NDArray[np.float64], problem: Problem) -> bool:

@@ -24,6 +24,7 @@ from crossgram.evidence import (
     sums_of_squares,
 )
 from crossgram.folds import FoldedMoments
+from crossgram.kernels.blas import product
 from crossgram.least_squares import solve_least_squares
 from crossgram.moments import Moments
 from crossgram.normal_equations import eigenvalue_rounding
@@ -219,7 +220,7 @@ def _train(moments: Moments, source: str, target: str, intercept: bool) -> _Trai
     kept = values > rounding * values[-1]
     kept[: max(0, len(values) - (moments.rows - intercept))] = False  # more is not their rank
     vectors = vectors[:, kept]
-    return _Training(values[kept], vectors, vectors.T @ cross, rounding)
+    return _Training(values[kept], vectors, product(vectors.T, cross), rounding)
 
 
 def _grid(whole: _Training) -> NDArray[np.float64]:
@@ -302,12 +303,12 @@ def _held_out(
     largest = training.values[-1] if len(training.values) else 1.0
     size = np.abs(training.cross).max(initial=0.0) / largest or 1.0
     loadings, vectors = training.cross / largest / size, training.vectors * size
-    quadratic = (vectors.T @ gram @ vectors) * (loadings @ loadings.T)
-    linear = np.einsum("ij,ij->i", vectors.T @ cross, loadings)
+    quadratic = product(product(vectors.T, gram), vectors) * product(loadings, loadings.T)
+    linear = np.einsum("ij,ij->i", product(vectors.T, cross), loadings)
 
     def errors(strengths: NDArray[np.float64]) -> NDArray[np.float64]:
         d = 1.0 / (training.values[:, None] / largest + strengths / largest)
-        form = np.einsum("ij,ij->j", d, quadratic @ d - 2.0 * linear[:, None])
+        form = np.einsum("ij,ij->j", d, product(quadratic, d) - 2.0 * linear[:, None])
         return np.asarray(np.maximum(total + form, 0.0))
 
     return errors

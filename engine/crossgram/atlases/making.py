@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 import crossgram
@@ -313,7 +314,7 @@ def _space(moments: Moments, space: Space) -> AtlasSpace:
     lengths = np.sqrt(scatter.diagonal())
     constant = is_rounding(scatter.diagonal(), moments, space.name)
     scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, lengths))
-    values = np.linalg.eigvalsh(scatter * scale[:, None] * scale)[::-1]
+    values = scipy.linalg.eigvalsh(scatter * scale[:, None] * scale)[::-1]
     return AtlasSpace(space.name, space.dim, _short(np.sqrt(np.maximum(values, 0.0))))
 
 
@@ -343,7 +344,7 @@ def _described(fitted: LinearMap, divided: Divided, chosen: Method) -> AtlasMap:
         r2=certificate.r2,
         held_out_r2=r2,
         held_out_r2_per_output=_short(np.sort(per_output)[::-1]),
-        singular_values=_short(np.linalg.svd(fitted.weight, compute_uv=False)),
+        singular_values=_short(scipy.linalg.svdvals(fitted.weight)),
         ridge_curve=() if constant.all() else _ridge_curve(divided, source, target, chosen),
         notes=(*certificate.notes, *([_WORSE] if r2 < 0 else [])),
     )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cython_blas
 
-__all__ = ["gemm", "syrk", "trsm"]
+__all__ = ["gemm", "product", "syrk", "trsm"]
 
 _Routine = Callable[..., None]
 
@@ -97,6 +97,57 @@ def gemm(x: NDArray[Any], y: NDArray[Any], out: NDArray[Any], *, beta: float = 1
         out.ctypes.data,
         _integer(q),
     )
+
+
+def product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64]:
+    """Return left @ right, computed by the threads that SciPy's routines have.
+
+    NumPy and SciPy bring a BLAS each, with threads of its own, which go on spinning for some time
+    after a call: where calls of the two follow each other, they take each other's processors.
+
+    Parameters
+    ----------
+    left, right : ndarray, shapes (m, k) and (k, n), float64
+
+    Returns
+    -------
+    ndarray, shape (m, n), C-contiguous
+    """
+    if left.shape[1] != right.shape[0]:
+        raise ValueError(f"shapes {left.shape} and {right.shape} do not multiply")
+    (m, k), n = left.shape, right.shape[1]
+    first, first_turned, first_width = _stored(left)
+    second, second_turned, second_width = _stored(right)
+    out = np.zeros((m, n))
+    if not (out.size and k):
+        return out
+    # of the column-major matrices that these are, outᵀ = rightᵀ leftᵀ
+    _GEMM[out.dtype](
+        ctypes.c_char_p(second_turned),
+        ctypes.c_char_p(first_turned),
+        _integer(n),
+        _integer(m),
+        _integer(k),
+        ctypes.byref(ctypes.c_double(1.0)),
+        second.ctypes.data,
+        _integer(second_width),
+        first.ctypes.data,
+        _integer(first_width),
+        ctypes.byref(ctypes.c_double(0.0)),
+        out.ctypes.data,
+        _integer(n),
+    )
+    return out
+
+
+def _stored(matrix: NDArray[Any]) -> tuple[NDArray[np.float64], bytes, int]:
+    """Return a matrix as rows one after the other: of itself, b"N", or of its transpose, b"T"."""
+    if matrix.dtype != np.float64:
+        raise ValueError(f"dtype {matrix.dtype} given, expected float64")
+    if matrix.flags.f_contiguous and not matrix.flags.c_contiguous:
+        return matrix.T, b"T", matrix.shape[0]
+    rows = np.ascontiguousarray(matrix)
+    return rows, b"N", rows.shape[1]
 
 
 def trsm(z: NDArray[np.float64], triangle: NDArray[np.float64]) -> None:

@@ -57,7 +57,8 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     count = math.prod(shape)
     if count * kind.itemsize < _MAPPED_BYTES:
         return np.zeros(shape, kind)
-    memory = mmap.mmap(-1, count * kind.itemsize)
+    # private: pages of memory that processes could share cost more to be given
+    memory = mmap.mmap(-1, count * kind.itemsize, access=mmap.ACCESS_COPY)
     return np.frombuffer(memory, kind, count).reshape(shape)
 
 
