@@ -12,8 +12,8 @@ from statistics import median
 
 import numpy as np
 from numpy.typing import DTypeLike
-from threadpoolctl import threadpool_info
 
+from crossgram.blas_threads import blas_in_words
 from crossgram.kernels.blas import gemm, syrk
 
 __all__ = ["blas_seconds", "facts", "gflops", "products", "timed"]
@@ -26,7 +26,6 @@ def facts() -> dict[str, str | int]:
     import zarr
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    blas = next((i for i in threadpool_info() if i["user_api"] == "blas"), {})
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "processor": _processor(),
@@ -35,8 +34,7 @@ def facts() -> dict[str, str | int]:
         "Python": platform.python_version(),
         "NumPy": np.__version__,
         "zarr": zarr.__version__,
-        "BLAS": f"{blas.get('internal_api', 'BLAS')} {blas.get('version', '')} "
-        f"({blas.get('architecture', '?')})",
+        "BLAS": blas_in_words(),
     }
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,7 @@ from command_line import crossgram, refused, succeeds
 
 import crossgram as cg
 from crossgram import ceilings
+from crossgram.blas_threads import blas_in_words
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +56,22 @@ def test_ceilings_are_the_rates_in_rows(pair: tuple[Path, Path], precision: str)
     assert own[found.bottleneck] == lowest
     assert found.share == pytest.approx(found.rows_per_second / lowest)
     assert (found.rows, found.threads, found.precision) == (20_000, 1, precision)
+    assert found.blas == blas_in_words()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="Nehalem is an x86 processor")
+def test_which_kernels_multiply_and_who_chose_them() -> None:
+    """OpenBLAS takes those that it is told to, whatever the processor."""
+    script = "from crossgram.blas_threads import blas_in_words; print(blas_in_words())"
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_CORETYPE"}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", script], env=own, capture_output=True, text=True, check=True
+        ).stdout
+        for own in (environment, {**environment, "OPENBLAS_CORETYPE": "Nehalem"})
+    ]
+    assert "OPENBLAS_CORETYPE" not in said[0]
+    assert said[1].endswith("kernels for Nehalem, which OPENBLAS_CORETYPE asks for\n")
 
 
 def test_rows_in_memory_have_no_disk() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from crossgram.accumulation import Options, Pass, prepared
-from crossgram.blas_threads import one_blas_thread
+from crossgram.blas_threads import blas_in_words, one_blas_thread
 from crossgram.kernels import numpy as kernels
 from crossgram.kernels import tile_rows_of
 from crossgram.plan import Plan
@@ -44,6 +44,8 @@ class Bench:
         That the pass has.
     precision : {"exact", "fast"}
         Of its products.
+    blas : str
+        What multiplies: its name, version and kernels.
     disk, cache : float or None
         Bytes a second of the stored chunks, read by one thread, after the page cache let go of them
         and from it; None of what is not on a disk here.
@@ -67,6 +69,7 @@ class Bench:
     rows: int
     threads: int
     precision: str
+    blas: str
     disk: float | None
     cache: float | None
     copy: float
@@ -156,6 +159,7 @@ def bench(
         plan.rows,
         plan.threads,
         precision,
+        blas_in_words(),
         disk,
         cache,
         copy,

@@ -107,6 +107,7 @@ def _text(found: Bench) -> str:
             aligned(
                 [
                     ("rows", f"{found.rows:,}, on {found.threads} threads"),
+                    ("BLAS", found.blas),
                     ("copies", f"{size(found.copy)}/s from memory to memory"),
                     ("held back by", f"{found.bottleneck}: {found.share:.0%} of it are reached"),
                 ]
