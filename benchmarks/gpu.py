@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 import crossgram as cg
 from crossgram.accumulator import Accumulator, Workspace
+from crossgram.evaluation.binned_scores import score_all_pairs
 from crossgram.kernels import RUN_TILES, tile_rows_of
 from crossgram.spaces import Space, map_pairs
 
@@ -225,15 +226,61 @@ def side_by_side(
 
 
 def solution(dim: int = 4096) -> dict[str, Any]:
-    """Measure the solution of a wide map, on the processor, against cuSOLVER's Cholesky alone."""
+    """Measure the solution of a wide map, with its certificate, against a Cholesky alone."""
     rng = np.random.default_rng(0)
     x, y = (rng.standard_normal((2 * dim, dim), dtype=np.float32) for _ in range(2))
     moments = cg.accumulate([x, y], names=["a", "b"], maps=[("a", "b")], device=_DEVICE)
     gram = cupy.asarray(moments.scatter("a", "a"))  # type: ignore[union-attr]
     return {
         "what": f"solution, {dim} to {dim}",
-        "seconds": _seconds(lambda: cg.solve(moments, "a", "b"), 1),
+        "seconds": _seconds(lambda: cg.solve(moments, "a", "b", device=_DEVICE)),
+        "seconds on the processor": _seconds(lambda: cg.solve(moments, "a", "b"), 1),
         "cuSOLVER's Cholesky": _seconds(lambda: cupy.linalg.cholesky(gram)),
+    }
+
+
+def mapping(copying: float, dim: int = 512, rows: int = 400_000) -> dict[str, Any]:
+    """Measure rows that are mapped, from the host's memory and back, against copies of them."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((rows, dim), dtype=np.float32)
+    spaces = Space("a", dim), Space("b", dim)
+    own = cg.LinearMap(rng.standard_normal((dim, dim)), rng.standard_normal(dim), *spaces)
+    mapped = own.on_device(_DEVICE)
+
+    def run() -> None:
+        for first, _ in _blocks(x, x):
+            mapped(first)
+
+    seconds = _seconds(run)
+    return {
+        "what": f"mapping, {dim} to {dim}, float32",
+        "rows": rows,
+        "seconds": seconds,
+        "ceiling": "copies there and back, from pinned memory",
+        "share": 2 * x.nbytes / copying / seconds,
+    }
+
+
+def scoring(dim: int = 512, images: int = 60_000) -> dict[str, Any]:
+    """Measure the scoring of all pairs of images, which multiplies them twice."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((images, dim), dtype=np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    person = rng.integers(0, images // 10, images)
+    seconds = _seconds(
+        lambda: score_all_pairs(
+            rows, rows, person, (1e-4,), ordered=False, threads=1, device=_DEVICE
+        )
+    )
+    block = cupy.asarray(rows[:4096])
+    each = _seconds(lambda: block @ block.T) / 4096**2
+    pairs = images * (images - 1) // 2
+    return {
+        "what": f"all pairs of {images} images",
+        "pairs": pairs,
+        "seconds": seconds,
+        "ceiling": "sgemm, twice",
+        "share": 2 * pairs * each / seconds,
     }
 
 
@@ -280,6 +327,8 @@ def main(folder: Path) -> None:
         "host": lambda: from_host(copying),
         "side by side": lambda: side_by_side(lambda found: keep("side by side", found)),
         "solution": solution,
+        "mapping": lambda: mapping(copying),
+        "scoring": scoring,
         "store": from_store,
     }
     for name, measure in parts.items():
@@ -298,7 +347,8 @@ def _text(results: dict[str, Any]) -> str:
     for each in results.get("side by side", []):
         how = each.get("error") or f"{each['seconds']:.2f} s, {each['digits']:.1f} digits"
         lines.append(f"{each['what']}: {how}")
-    lines += [str(results[name]) for name in ("solution", "store") if results.get(name)]
+    names = ("solution", "mapping", "scoring", "store")
+    lines += [str(results[name]) for name in names if results.get(name)]
     return "\n".join(lines) + "\n"
 
 

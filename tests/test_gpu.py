@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 import crossgram as cg
+from crossgram import dense
 from crossgram.accumulator import Accumulator, Workspace
 from crossgram.devices import check_device
 from crossgram.errors import InputError, MemoryLimitError, NonFiniteError
+from crossgram.evaluation import binned_scores
 from crossgram.kernels import RUN_TILES, tile_rows_of
 from crossgram.plan import make_plan
 from crossgram.source import open_source
@@ -293,3 +297,142 @@ def test_a_store_is_mapped(device: str, tmp_path: Path) -> None:
     rows = np.empty((5000, Q), made.dtype)
     made.read(0, rows)
     check_mapped(rows, x.astype(np.longdouble), fitted)
+
+
+class TestDense:
+    """Decompositions, held against what defines them, in long double."""
+
+    SIZE = 70
+
+    @pytest.fixture(autouse=True)
+    def _there(self, device: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setattr(dense, "_WIDE", 1)
+        with dense.decomposed_on(device):
+            yield
+
+    def matrix(self, rows: int = SIZE, columns: int = SIZE) -> NDArray[np.float64]:
+        return np.random.default_rng().standard_normal((rows, columns))
+
+    def symmetric(self) -> NDArray[np.float64]:
+        """Return one whose eigenvalues lie between 1 and about 5."""
+        half = self.matrix() / np.sqrt(self.SIZE)
+        return np.asarray(half @ half.T + np.eye(self.SIZE))
+
+    def equal(self, found: NDArray[Any], expected: NDArray[Any], size: float = 8.0) -> None:
+        """Tell matrices apart that differ by more than backward stable algorithms do."""
+        assert type(found) is np.ndarray
+        assert np.linalg.norm((found - expected).astype(float)) <= 8 * self.SIZE * EPSILON * size
+
+    def times(self, *matrices: NDArray[Any]) -> NDArray[Any]:
+        product = matrices[0].astype(np.longdouble)
+        for matrix in matrices[1:]:
+            product = product @ matrix.astype(np.longdouble)
+        return product
+
+    def test_product(self) -> None:
+        left, right = self.matrix(31), self.matrix(self.SIZE, 12)
+        size = float(np.linalg.norm(left) * np.linalg.norm(right))
+        self.equal(dense.product(left, right), self.times(left, right), size)
+        self.equal(dense.product(right.T, left.T), self.times(right.T, left.T), size)
+
+    def test_cholesky(self) -> None:
+        matrix = self.symmetric()
+        lower = dense.cholesky(matrix)
+        assert (np.triu(lower, 1) == 0).all()
+        self.equal(self.times(lower, lower.T), matrix)
+        right = self.matrix(columns=9)
+        found = dense.solve_cholesky(lower, right)
+        self.equal(self.times(matrix, found), right, 8 * float(np.linalg.norm(right)))
+        half = dense.inverse_half(lower)
+        assert (np.triu(half, 1) == 0).all()
+        whole = np.tril(half) + np.tril(half, -1).T
+        self.equal(self.times(matrix, whole), np.eye(self.SIZE), 64)
+
+    def test_no_cholesky_of_what_is_not_positive_definite(self) -> None:
+        matrix = self.symmetric() - 2 * np.eye(self.SIZE)
+        with pytest.raises(np.linalg.LinAlgError):
+            dense.cholesky(matrix)
+
+    @pytest.mark.parametrize("lower", [False, True])
+    @pytest.mark.parametrize("transposed", [False, True])
+    def test_triangle(self, lower: bool, transposed: bool) -> None:
+        triangle = np.linalg.cholesky(self.symmetric())
+        triangle = triangle if lower else triangle.T
+        other = np.triu(self.matrix(), 1)  # must not be read
+        right = self.matrix(columns=9)
+        found = dense.solve_triangle(
+            triangle + (other if lower else other.T), right, lower=lower, transposed=transposed
+        )
+        used = triangle.T if transposed else triangle
+        self.equal(self.times(used, found), right, 8 * float(np.linalg.norm(right)))
+
+    def test_eigenvectors(self) -> None:
+        matrix = self.symmetric()
+        values, vectors = dense.eigenvectors(matrix)
+        assert (np.diff(values) >= 0).all()
+        self.equal(self.times(vectors.T, vectors), np.eye(self.SIZE))
+        self.equal(self.times(vectors * values, vectors.T), matrix)
+        self.equal(dense.eigenvalues(matrix), values)
+
+    @pytest.mark.parametrize("shape", [(SIZE, SIZE), (SIZE, 20), (20, SIZE)])
+    def test_singular_vectors(self, shape: tuple[int, int]) -> None:
+        matrix = self.matrix(*shape)
+        left, values, right = dense.singular_vectors(matrix)
+        size = float(np.linalg.norm(matrix))
+        assert (np.diff(values) <= 0).all()
+        self.equal(self.times(left.T, left), np.eye(min(shape)))
+        self.equal(self.times(right, right.T), np.eye(min(shape)))
+        self.equal(self.times(left * values, right), matrix, size)
+        self.equal(dense.singular_values(matrix), values, size)
+
+    def test_orthonormal(self) -> None:
+        matrix = self.matrix(columns=20)
+        basis, triangle = dense.orthonormal(matrix.copy())
+        assert (np.tril(triangle, -1) == 0).all()
+        self.equal(self.times(basis.T, basis), np.eye(20))
+        self.equal(self.times(basis, triangle), matrix, float(np.linalg.norm(matrix)))
+
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"ridge": "auto"}, {"method": "procrustes"}, {"method": "reduced-rank", "rank": 9}],
+    )
+    def test_maps(self, device: str, options: dict[str, Any]) -> None:
+        """All of a solution by it, certificate and standard errors too."""
+        x, y = pair(4000)
+        moments = cg.accumulate([x, y], names=["a", "b"])
+        found = cg.solve(moments, "a", "b", device=device, **options)
+        expected = cg.solve(moments, "a", "b", **options)
+        certificates = found.certificate, expected.certificate
+        assert certificates[0] is not None
+        assert certificates[1] is not None
+        error = np.linalg.norm(found.weight - expected.weight)
+        assert error <= 10 ** -(certificates[1].digits - 1) * np.linalg.norm(expected.weight)
+        assert certificates[0].rank == certificates[1].rank
+        assert certificates[0].condition == pytest.approx(certificates[1].condition, rel=1e-3)
+        assert certificates[0].digits == pytest.approx(certificates[1].digits, abs=0.1)
+        assert certificates[0].r2 == pytest.approx(certificates[1].r2, abs=1e-9)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_all_pairs_are_scored(device: str, ordered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # few bits in each number, so that products and sums are exact in any order
+    rng = np.random.default_rng()
+    rows, other = ((rng.integers(-4, 5, (900, 6)) / 16).astype(np.float32) for _ in range(2))
+    person = rng.integers(0, 40, 900)
+    references = other if ordered else rows
+    run = partial(
+        binned_scores.score_all_pairs, rows, references, person, (0.1, 0.01), ordered=ordered
+    )
+    expected = run(threads=1)
+    monkeypatch.setattr(binned_scores, "_GPU_BLOCK", 170)
+    found = run(threads=2, device=device)
+    assert (found.genuine == expected.genuine).all()
+    assert (found.impostor == expected.impostor).all()
+    for own, right in (
+        (found.genuine_in, expected.genuine_in),
+        (found.impostor_in, expected.impostor_in),
+    ):
+        assert own.keys() == right.keys()
+        for k, tally in own.items():
+            assert (tally.scores == right[k].scores).all()
+            assert (tally.counts == right[k].counts).all()

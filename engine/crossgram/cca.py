@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
+from crossgram.dense import eigenvectors, product, singular_vectors, solve_triangle
 from crossgram.errors import InputError
-from crossgram.kernels.blas import product
 from crossgram.least_squares import factor_normal
 from crossgram.moments import Moments
 from crossgram.normal_equations import eigenvalue_rounding
@@ -114,9 +113,7 @@ def whiten(moments: Moments, space: str, *, regularization: float = 0.0) -> Whit
     ridge = regularization * float(scatter.diagonal().mean())
     factor = factor_normal(moments, space, scatter, ridge)
     if factor.cholesky is not None:
-        matrix = scipy.linalg.solve_triangular(
-            factor.cholesky, np.diag(factor.scale), lower=True, check_finite=False
-        )
+        matrix = solve_triangle(factor.cholesky, np.diag(factor.scale), lower=True)
     else:
         assert factor.values is not None
         assert factor.vectors is not None
@@ -144,7 +141,7 @@ def principal_whitening(moments: Moments, space: str, variance: float) -> NDArra
     if not 0 < variance <= 1:
         raise InputError(f"variance: {variance!r} given, expected a share above 0 and at most 1")
     scatter = moments.scatter(space, space)
-    values, vectors = scipy.linalg.eigh(scatter, check_finite=False, driver="evd")
+    values, vectors = eigenvectors(scatter)
     values, vectors = values[::-1], vectors[:, ::-1]
     known = values[values > eigenvalue_rounding(len(values)) * values[0]]
     shares = np.cumsum(known) / known.sum()
@@ -178,10 +175,8 @@ def canonical_correlations(
     >>> canonical_correlations(*spaces, moments.scatter("a", "b")).correlations.round(9)
     array([1., 1.])
     """
-    left, values, right = scipy.linalg.svd(
-        product(product(first.matrix, cross), second.matrix.T),
-        full_matrices=False,
-        check_finite=False,
+    left, values, right = singular_vectors(
+        product(product(first.matrix, cross), second.matrix.T), overwrite=True
     )
     return CanonicalCorrelations(
         np.minimum(values, 1.0),

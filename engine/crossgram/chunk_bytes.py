@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from crossgram.stored_chunks import InFile
 
-__all__ = ["CHECKSUM", "codec_names", "split_checksum", "stored_bytes_of", "without_checksum"]
+__all__ = [
+    "CHECKSUM",
+    "codec_names",
+    "read_into",
+    "split_checksum",
+    "stored_bytes_of",
+    "without_checksum",
+]
 
 CHECKSUM = struct.Struct("<I")
 """A CRC-32C of what it follows."""
@@ -53,6 +60,31 @@ def stored_bytes_of(content: InFile, *, has_checksum: bool) -> NDArray[np.uint8]
     return without_checksum(stored) if has_checksum else stored
 
 
+def read_into(place: NDArray[np.uint8], content: InFile, *, has_checksum: bool) -> None:
+    """Read what is stored before the checksum to where it belongs.
+
+    Parameters
+    ----------
+    place : ndarray of uint8, shape (bytes,)
+        As long as that.
+    content, has_checksum
+        As for `stored_bytes_of`.
+
+    Raises
+    ------
+    ValueError
+        If it is shorter or longer, or its checksum is another.
+    """
+    after = np.empty(CHECKSUM.size if has_checksum else 0, np.uint8)
+    size = content.size - len(after)
+    if size != len(place):
+        raise ValueError(f"it would decode to {size:,} bytes, expected {len(place):,}")
+    _fill(place, content, 0)
+    _fill(after, content, size)
+    if has_checksum:
+        _compare(place, after)
+
+
 def without_checksum(stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return what a CRC-32C at its end is of.
 
@@ -64,19 +96,29 @@ def without_checksum(stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
     end = len(stored) - CHECKSUM.size
     if end < 0:
         raise ValueError("it is shorter than its checksum")
-    if google_crc32c.value(stored[:end]) != CHECKSUM.unpack_from(stored.data, end)[0]:
-        raise ValueError("its checksum is that of other data")
+    _compare(stored[:end], stored[end:])
     return stored[:end]
+
+
+def _compare(stored: NDArray[np.uint8], checksum: NDArray[np.uint8]) -> None:
+    if google_crc32c.value(stored) != CHECKSUM.unpack(checksum.data)[0]:
+        raise ValueError("its checksum is that of other data")
 
 
 def _read(content: InFile) -> NDArray[np.uint8]:
     buffer = getattr(_memory, "buffer", None)
     if buffer is None or len(buffer) < content.size:
         buffer = _memory.buffer = np.empty(content.size, np.uint8)
+    stored: NDArray[np.uint8] = buffer[: content.size]
+    _fill(stored, content, 0)
+    return stored
+
+
+def _fill(place: NDArray[np.uint8], content: InFile, start: int) -> None:
+    """Read bytes of a chunk from `start` on until there is no place for more."""
     count = 0
-    while count < content.size:
-        taken = os.preadv(content.descriptor, [buffer[count : content.size].data], count)
+    while count < len(place):
+        taken = os.preadv(content.descriptor, [place[count:].data], start + count)
         if not taken:
-            raise ValueError(f"it was cut to {count:,} bytes while it was read")
+            raise ValueError(f"it was cut to {start + count:,} bytes while it was read")
         count += taken
-    return buffer[:count]

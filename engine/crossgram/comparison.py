@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 from crossgram.accumulation import accumulate
@@ -20,10 +19,10 @@ from crossgram.cca import (
     principal_whitening,
     whiten,
 )
+from crossgram.dense import product, singular_values
 from crossgram.errors import InputError
 from crossgram.evidence import EPSILON, rank_is_in_doubt
 from crossgram.folds import FoldedMoments, load_moments
-from crossgram.kernels.blas import product
 from crossgram.locations import Location, locate
 from crossgram.moments import Moments
 from crossgram.progress import ProgressCallback, ignore
@@ -226,9 +225,7 @@ def compare(
         correlated = fitted
         if regularization:
             correlated = canonical_correlations(steadied[first], steadied[second], cross)
-        directions = scipy.linalg.svdvals(
-            product(product(principal[first], cross), principal[second].T)
-        )
+        directions = singular_values(product(product(principal[first], cross), principal[second].T))
         there = PairMeasures(
             source=first,
             target=second,

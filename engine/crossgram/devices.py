@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -18,12 +18,15 @@ __all__ = [
     "check_device",
     "check_device_name",
     "check_gpus_for",
+    "computing_on",
     "free_bytes",
     "gpu_number",
     "on_gpu",
     "release",
     "row_map",
     "row_products",
+    "to_device",
+    "to_host",
 ]
 
 
@@ -130,6 +133,30 @@ def on_gpu(own: Any) -> Iterator[None]:
             f"are free, and no room for what the run needs besides ({error}); end what else uses "
             "it, or give fewer threads or smaller blocks (--threads, --memory)"
         ) from error
+
+
+def computing_on(device: str) -> AbstractContextManager[None]:
+    """Have a device used inside the block, as `check_device` names it; raises as `on_gpu` does."""
+    if device == "cpu":
+        return nullcontext()
+    import cupy
+
+    return on_gpu(cupy.cuda.Device(gpu_number(device)))
+
+
+def to_device(array: NDArray[Any], device: str) -> Any:
+    """Return an array where `computing_on` has it used: on the processor itself, else a copy."""
+    if device == "cpu":
+        return array
+    import cupy
+
+    return cupy.asarray(array)
+
+
+def to_host(array: Any) -> NDArray[Any]:
+    """Return an array from where it is: the host's itself, else a copy."""
+    found: NDArray[Any] = array if isinstance(array, np.ndarray) else array.get()
+    return found
 
 
 def release(device: str) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossgram.certificate import Certificate
+from crossgram.dense import product
 from crossgram.errors import InputError
-from crossgram.kernels.blas import product
 from crossgram.linear_map import LinearMap
 from crossgram.moments import Moments
 from crossgram.spaces import Space, map_pairs

@@ -10,6 +10,7 @@ from typing import Any
 
 from crossgram.accumulation import Options, open_spaces, planned, prepared
 from crossgram.cross_validation import cross_validated_r2
+from crossgram.dense import decomposed_on
 from crossgram.errors import InputError
 from crossgram.evidence import Affine, ends
 from crossgram.folds import FoldedMoments
@@ -200,7 +201,10 @@ def fit_with_report(
     memory = PeakMemory()
     started = time.perf_counter()
     spaces, settled = settle(x, y, normalize, options, held_out=ridge == _AUTO)
-    with prepared(spaces, settled, solve=(0, 1)) as ready:
+    with (
+        prepared(spaces, settled, solve=(0, 1)) as ready,
+        decomposed_on(ready.plan.device),
+    ):
         source, target = ready.plan.spaces
         chosen.check(source, target)
         moments = ready.run(progress, record=record)
@@ -250,6 +254,7 @@ def solve(
     rank: int | None = None,
     scale: bool = False,
     remember: bool = True,
+    device: str = "cpu",
 ) -> LinearMap:
     """Solve the map from one space to another from moments, without reading rows.
 
@@ -267,6 +272,8 @@ def solve(
     remember : bool
         Whether the map remembers which images and people it was fitted on, as far as the moments
         do.
+    device : {"cpu", "cuda", "cuda:K", "auto"}
+        Where wide matrices are decomposed.
 
     Raises
     ------
@@ -285,6 +292,7 @@ def solve(
         rank=rank,
         scale=scale,
         remember=remember,
+        device=device,
     )[0]
 
 
@@ -299,10 +307,12 @@ def solve_with_path(
     rank: int | None = None,
     scale: bool = False,
     remember: bool = True,
+    device: str = "cpu",
 ) -> tuple[LinearMap, RidgePath | None]:
     """Solve as `solve` does, and return the scores that an "auto" ridge was chosen by too."""
     chosen = method_of(method, intercept, ridge, rank, scale)
-    solved, path = _solve(moments, source, target, chosen, automatic=ridge == _AUTO)
+    with decomposed_on(device):
+        solved, path = _solve(moments, source, target, chosen, automatic=ridge == _AUTO)
     return (solved if remember else replace(solved, fitted_on=UNSEEN)), path
 
 

@@ -10,7 +10,8 @@ import scipy.linalg
 import scipy.sparse.linalg
 from numpy.typing import NDArray
 
-from crossgram.kernels.blas import product
+from crossgram import dense
+from crossgram.dense import product
 
 __all__ = ["Factor", "eigenvalue_rounding", "factor", "minimum_norm", "skew"]
 
@@ -54,8 +55,7 @@ class Factor:
         """Return the solution of A M = right, of minimum norm where A is singular, (p, q)."""
         scaled = self.scale[:, None] * right
         if self.cholesky is not None:
-            solution = scipy.linalg.cho_solve((self.cholesky, True), scaled, check_finite=False)
-            return np.asarray(self.scale[:, None] * solution)
+            return self.scale[:, None] * dense.solve_cholesky(self.cholesky, scaled)
         assert self.values is not None
         assert self.vectors is not None
         known = product(self.vectors.T, scaled) / self.values[:, None]
@@ -68,10 +68,7 @@ class Factor:
         """
         scaled = self.scale[:, None] * right
         if self.cholesky is not None:
-            half = scipy.linalg.solve_triangular(
-                self.cholesky, scaled, lower=True, overwrite_b=True, check_finite=False
-            )
-            return np.asarray(half)
+            return dense.solve_triangle(self.cholesky, scaled, lower=True)
         assert self.values is not None
         assert self.vectors is not None
         known = product(self.vectors.T, scaled) / np.sqrt(self.values)[:, None]
@@ -82,7 +79,7 @@ class Factor:
         assert self.cholesky is not None
         inverse = self.inverse
         if inverse is None:
-            inverse = _inverted(self.cholesky).diagonal()
+            inverse = dense.inverse_half(self.cholesky).diagonal()
         return np.asarray(self.scale**2 * inverse)
 
 
@@ -106,7 +103,7 @@ def minimum_norm(
         Coordinates of the scaled solution in it.
     """
     basis, triangle = _range(scale, vectors)
-    solution = product(basis, scipy.linalg.solve_triangular(triangle, known, trans="T"))
+    solution = product(basis, dense.solve_triangle(triangle, known, transposed=True))
     solution[scale == 0] = 0.0
     return np.asarray(solution)
 
@@ -118,7 +115,7 @@ def skew(scale: NDArray[np.float64], vectors: NDArray[np.float64]) -> float:
     """
     if not vectors.size:
         return 1.0
-    singular = scipy.linalg.svdvals(_range(scale, vectors)[1], check_finite=False)
+    singular = dense.singular_values(_range(scale, vectors)[1])
     return float(singular[0] / singular[-1])
 
 
@@ -131,10 +128,7 @@ def _range(
     range, M = Q T⁻ᵀ t, has the smallest norm.
     """
     lengths = np.where(scale > 0, 1 / np.where(scale > 0, scale, 1.0), 0.0)
-    basis, triangle = scipy.linalg.qr(
-        lengths[:, None] * vectors, overwrite_a=True, mode="economic", check_finite=False
-    )
-    return basis, triangle
+    return dense.orthonormal(lengths[:, None] * vectors)
 
 
 def factor(matrix: NDArray[np.float64], constant: NDArray[np.bool_], noise: float) -> Factor:
@@ -164,7 +158,7 @@ def factor(matrix: NDArray[np.float64], constant: NDArray[np.bool_], noise: floa
         attempt = _cholesky(scaled, scale, rounding, noise)
         if attempt is not None:
             return attempt
-    values, vectors = scipy.linalg.eigh(scaled, check_finite=False, driver="evd")
+    values, vectors = dense.eigenvectors(scaled)
     kept = values > max(rounding * values[-1], noise)
     values, vectors = values[kept], vectors[:, kept]
     return Factor(
@@ -182,30 +176,24 @@ def _cholesky(
     scaled: NDArray[np.float64], scale: NDArray[np.float64], rounding: float, noise: float
 ) -> Factor | None:
     try:
-        lower = scipy.linalg.cholesky(scaled, lower=True, check_finite=False)
-    except scipy.linalg.LinAlgError:
+        lower = dense.cholesky(scaled)
+    except np.linalg.LinAlgError:
         return None
     if len(scaled) > _DENSE_SPECTRUM:
-        inverse = _inverted(lower)
+        inverse = dense.inverse_half(lower)
         smallest, largest = 1 / _largest(inverse), _largest(scaled)
         diagonal = inverse.diagonal().copy()
         # of a symmetric matrix of which one half is stored
         whole = 2 * scipy.linalg.norm(inverse, check_finite=False) ** 2 - (diagonal**2).sum()
         inverse_norm = math.sqrt(whole)
     else:
-        values = scipy.linalg.eigvalsh(scaled, check_finite=False, driver="evd")
+        values = dense.eigenvalues(scaled)
         smallest, largest = float(values[0]), float(values[-1])
         diagonal, inverse_norm = None, float(np.linalg.norm(1 / values)) if smallest > 0 else np.inf
     if smallest <= max(rounding * largest, noise):
         return None
     condition = float(np.sqrt(largest / smallest))
     return Factor(scale, lower, None, None, len(scaled), condition, inverse_norm, diagonal)
-
-
-def _inverted(lower: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the lower half of the inverse of L Lᵀ, and zeros."""
-    inverse, _ = scipy.linalg.lapack.dpotri(lower, lower=True)
-    return np.asarray(inverse)
 
 
 def _largest(half: NDArray[np.float64]) -> float:

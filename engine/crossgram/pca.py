@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
+from crossgram.dense import eigenvectors, product
 from crossgram.errors import InputError
 from crossgram.evidence import EPSILON, is_rounding
-from crossgram.kernels.blas import product
 from crossgram.linear_map import LinearMap
 from crossgram.moments import Moments
 from crossgram.normal_equations import eigenvalue_rounding
@@ -175,7 +174,7 @@ def principal_components(moments: Moments, space: str | None = None) -> Principa
     covariance *= moments.rows / (moments.rows - 1)
     constant = is_rounding(moments.squares[position], moments, chosen.name)
     covariance[constant] = covariance[:, constant] = 0.0
-    values, vectors = scipy.linalg.eigh(covariance, check_finite=False, driver="evd")
+    values, vectors = eigenvectors(covariance)
     values, rows = np.maximum(values[::-1], 0.0), np.ascontiguousarray(vectors.T[::-1])
     largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
     rounding = eigenvalue_rounding(chosen.dim, EPSILON[moments.precision]) * values[0]

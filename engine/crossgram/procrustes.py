@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
+from crossgram.dense import product, singular_vectors
 from crossgram.evidence import (
     EPSILON,
     SUM_ROUNDING,
@@ -18,7 +18,6 @@ from crossgram.evidence import (
     products,
     sums_of_squares,
 )
-from crossgram.kernels.blas import product
 from crossgram.linear_map import LinearMap
 from crossgram.moments import Moments
 from crossgram.spaces import Space
@@ -146,7 +145,7 @@ def solve_procrustes(
             for name in (source, target)
         ]
         cross = np.where(np.logical_or.outer(*constant), 0.0, cross)
-    left, values, right = scipy.linalg.svd(cross, full_matrices=False, check_finite=False)
+    left, values, right = singular_vectors(cross)
     rotation = product(left, right)
     spread = float(np.einsum("ij,ij->", rotation, product(normal, rotation)))
     best_scale = float(values.sum()) / spread if spread > 0 else 0.0

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
+from crossgram.dense import product, singular_vectors
 from crossgram.errors import InputError
 from crossgram.evidence import (
     EPSILON,
@@ -22,7 +22,6 @@ from crossgram.evidence import (
     sums_of_squares,
 )
 from crossgram.folds import FoldedMoments
-from crossgram.kernels.blas import product
 from crossgram.least_squares import (
     Fit,
     check_felt,
@@ -255,9 +254,7 @@ def _decomposed(
     """Return the full solution, and what each direction of the target explains, best first."""
     full = solve_least_squares(moments, source, target, intercept=intercept, ridge=ridge)
     _, cross = products(moments, source, target, intercept)
-    _, roots, directions = scipy.linalg.svd(
-        full.factor.half_solve(cross), full_matrices=False, overwrite_a=True, check_finite=False
-    )
+    _, roots, directions = singular_vectors(full.factor.half_solve(cross), overwrite=True)
     return full, roots**2, directions.T
 
 

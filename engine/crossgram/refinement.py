@@ -17,11 +17,11 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
+from crossgram import dense
+from crossgram.dense import product
 from crossgram.double_double import Pair, add, times
-from crossgram.kernels.blas import product
 from crossgram.normal_equations import minimum_norm, skew
 from crossgram.preconditioner import Preconditioner
 from crossgram.residual_moments import ResidualMoments
@@ -157,9 +157,9 @@ def solve_preconditioned(
     """
     triangle = preconditioner.triangle * problem.scale
     if problem.ridge:
-        inverse = scipy.linalg.solve_triangular(preconditioner.triangle, np.eye(len(normal)))
+        inverse = dense.solve_triangle(preconditioner.triangle, np.eye(len(normal)))
         normal = normal + problem.ridge * (inverse.T @ inverse)
-    values, basis = scipy.linalg.eigh(normal, check_finite=False, driver="evd")
+    values, basis = dense.eigenvectors(normal)
     lengths = np.sqrt(np.maximum(values, 0.0))
     rows = product(basis.T, triangle)
     # of what is nothing but rounding no direction can be told
@@ -167,9 +167,7 @@ def solve_preconditioned(
     sizes = lengths * np.linalg.norm(rows, axis=1)
     present = sizes > cutoff
     lengths, basis, rows = lengths[present], basis[:, present], rows[present]
-    left, singular, right = scipy.linalg.svd(
-        lengths[:, None] * rows, full_matrices=False, check_finite=False, overwrite_a=True
-    )
+    left, singular, right = dense.singular_vectors(lengths[:, None] * rows, overwrite=True)
     kept = singular > cutoff * singular.max(initial=0.0)
     left_out = max(sizes[~present].max(initial=0.0), singular[~kept].max(initial=0.0))
     defect = _ratio(values[np.count_nonzero(preconditioner.constant) :])
@@ -270,18 +268,16 @@ def _ratio(rising: NDArray[np.float64]) -> float:
 def _cholesky(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the upper factor, of a matrix as little shifted as makes it certain to exist."""
     p = len(matrix)
-    least = scipy.linalg.eigvalsh(matrix, check_finite=False, subset_by_index=[0, 0])[0]
+    least = dense.eigenvalues(matrix)[0]
     noise = _SHIFT * p * _EPSILON
     shift = 0.0 if least > 4 * noise else noise
     while True:
         try:
-            upper: NDArray[np.float64] = scipy.linalg.cholesky(
-                matrix + shift * np.eye(p), check_finite=False
-            )
-        except scipy.linalg.LinAlgError:
+            lower = dense.cholesky(matrix + shift * np.eye(p))
+        except np.linalg.LinAlgError:
             shift = max(2 * shift, noise)
         else:
-            return upper
+            return lower.T
 
 
 def _coefficients(

@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
 from crossgram.cross_validation import cross_validated_r2
+from crossgram.dense import eigenvectors, product
 from crossgram.errors import InputError
 from crossgram.evidence import (
     NOISE,
@@ -24,7 +24,6 @@ from crossgram.evidence import (
     sums_of_squares,
 )
 from crossgram.folds import FoldedMoments
-from crossgram.kernels.blas import product
 from crossgram.least_squares import solve_least_squares
 from crossgram.moments import Moments
 from crossgram.normal_equations import eigenvalue_rounding
@@ -210,11 +209,8 @@ def _train_all(total: Moments, source: str, target: str, intercept: bool) -> _Tr
 def _train(moments: Moments, source: str, target: str, intercept: bool) -> _Training:
     normal, cross = products(moments, source, target, intercept)
     constant = is_rounding(normal.diagonal(), moments, source)
-    values, vectors = scipy.linalg.eigh(
-        np.where(constant[:, None] | constant, 0.0, normal),
-        check_finite=False,
-        driver="evd",
-        overwrite_a=True,
+    values, vectors = eigenvectors(
+        np.where(constant[:, None] | constant, 0.0, normal), overwrite=True
     )
     rounding = max(eigenvalue_rounding(len(normal)), NOISE[moments.precision])
     kept = values > rounding * values[-1]

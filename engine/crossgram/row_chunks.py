@@ -18,7 +18,13 @@ import zarr
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from crossgram.chunk_bytes import CHECKSUM, codec_names, split_checksum, stored_bytes_of
+from crossgram.chunk_bytes import (
+    CHECKSUM,
+    codec_names,
+    read_into,
+    split_checksum,
+    stored_bytes_of,
+)
 from crossgram.stored_chunks import InFile
 
 __all__ = ["RowChunks", "row_chunks_of"]
@@ -69,17 +75,17 @@ class RowChunks:
         ValueError, RuntimeError
             Saying what is wrong with it.
         """
-        stored = stored_bytes_of(content, has_checksum=self.has_checksum)
         place = out.reshape(-1).view(np.uint8)
+        if self.compression is None:
+            read_into(place, content, has_checksum=self.has_checksum)
+            return
+        stored = stored_bytes_of(content, has_checksum=self.has_checksum)
         size = len(stored)
-        if self.compression is not None and size >= _BLOSC_HEAD:
+        if size >= _BLOSC_HEAD:
             size = _UINT32.unpack_from(stored.data, _BLOSC_SIZE_AT)[0]
         if size != len(place):
             raise ValueError(f"it would decode to {size:,} bytes, expected {len(place):,}")
-        if self.compression is None:
-            place[:] = stored
-        else:
-            blosc.decompress(stored, place)
+        blosc.decompress(stored, place)
 
     def encode(self, values: NDArray[Any]) -> list[bytes]:
         """Return what is to be stored of the rows of a chunk, in parts that follow each other.

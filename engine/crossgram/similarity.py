@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
+from crossgram.dense import singular_values
 from crossgram.moments import Moments
 from crossgram.norm_moments import NormMoments
 
@@ -99,7 +99,7 @@ def procrustes_distance(moments: Moments, first: str, second: str) -> float:
     angular distance of Williams, Kunz, Kornblith and Linderman (NeurIPS 2021) is the arc cosine
     of 1 - half of it.
     """
-    values = scipy.linalg.svdvals(_unit(moments, first, second), check_finite=False)
+    values = singular_values(_unit(moments, first, second))
     return max(2.0 - 2.0 * float(values.sum()), 0.0)
 
 

@@ -20,6 +20,14 @@ __all__ = ["command"]
 @output_option
 @solve_options
 @forget_option
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="cpu|cuda|cuda:K|auto",
+    help="Where matrices of 1,024 columns and more are decomposed; auto takes a GPU where there "
+    "is one.",
+)
 @overwrite_option
 @computes
 def command(

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 import crossgram
@@ -22,6 +21,7 @@ from crossgram.atlases.recognising import classifications, gallery_and_probes, i
 from crossgram.atlases.splitting import Divided, by_holding_out, by_other_stores
 from crossgram.atlases.tables import write_table
 from crossgram.comparison import compare
+from crossgram.dense import eigenvalues, singular_values
 from crossgram.errors import InputError
 from crossgram.evaluation.verifying import FARS, verify_spaces
 from crossgram.evidence import is_rounding, residual_squares, squares_about
@@ -171,6 +171,7 @@ def atlas(
             method=method,
             rank=rank,
             scale=scale,
+            device=read.device,
         )
         for i, j in permutations(range(len(called)), 2)
     }
@@ -314,7 +315,7 @@ def _space(moments: Moments, space: Space) -> AtlasSpace:
     lengths = np.sqrt(scatter.diagonal())
     constant = is_rounding(scatter.diagonal(), moments, space.name)
     scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, lengths))
-    values = scipy.linalg.eigvalsh(scatter * scale[:, None] * scale)[::-1]
+    values = eigenvalues(scatter * scale[:, None] * scale)[::-1]
     return AtlasSpace(space.name, space.dim, _short(np.sqrt(np.maximum(values, 0.0))))
 
 
@@ -344,7 +345,7 @@ def _described(fitted: LinearMap, divided: Divided, chosen: Method) -> AtlasMap:
         r2=certificate.r2,
         held_out_r2=r2,
         held_out_r2_per_output=_short(np.sort(per_output)[::-1]),
-        singular_values=_short(scipy.linalg.svdvals(fitted.weight)),
+        singular_values=_short(singular_values(fitted.weight)),
         ridge_curve=() if constant.all() else _ridge_curve(divided, source, target, chosen),
         notes=(*certificate.notes, *([_WORSE] if r2 < 0 else [])),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from crossgram.blas_threads import one_blas_thread
 from crossgram.cluster import over_workers
+from crossgram.devices import check_device, computing_on, to_device, to_host
 from crossgram.errors import InputError, RunError
 from crossgram.verification import OperatingPoint, Roc, allowed_false_accepts, equal_error_of
 
@@ -26,7 +27,7 @@ _HALF = 1 << 15
 """Bins of scores above 0, and of those below: a power of two, so that to scale is exact."""
 
 _BINS = 2 * _HALF + 2
-_BLOCK = 1024
+_BLOCK, _GPU_BLOCK = 1024, 4096
 _TASK_TILES = 16
 """Blocks that a worker of a cluster scores in one task."""
 
@@ -53,8 +54,10 @@ class Tally:
 
     @classmethod
     def of(cls, scores: NDArray[np.float32]) -> Tally:
-        """Count scores."""
-        return cls(*np.unique(scores, return_counts=True))
+        """Count scores, of any device."""
+        if not scores.size:
+            return cls(np.empty(0, np.float32), np.empty(0, np.int64))
+        return cls(*map(to_host, np.unique(scores, return_counts=True)))
 
     @classmethod
     def joined(cls, tallies: Sequence[Tally]) -> Tally:
@@ -156,6 +159,7 @@ def score_all_pairs(
     threads: int,
     report: Callable[[int], None] = lambda pairs: None,
     client: Any = None,
+    device: str = "cpu",
 ) -> BinnedScores:
     """Score every pair of different images, in constant memory beside the rows.
 
@@ -176,6 +180,8 @@ def score_all_pairs(
         the two passes.
     client : distributed.Client, optional
         Of a cluster whose workers score the blocks; each holds all rows.
+    device : str
+        Where blocks are scored, as `check_device` takes it: by each worker, if there are any.
 
     Raises
     ------
@@ -188,7 +194,8 @@ def score_all_pairs(
     # scaled to bins, which is exact
     scaled = probes[order]
     scaled *= np.float32(_HALF)
-    pairs = _Pairs(scaled, references[order], person[order], ordered)
+    rows = _GPU_BLOCK if device.startswith("cuda") else _BLOCK
+    pairs = _Pairs(scaled, references[order], person[order], ordered, device, rows)
     genuine, impostor = np.zeros((2, _BINS), np.int64)
     for own_genuine, own_impostor, count in pairs.over(_Counting(), threads, client):
         genuine += own_genuine
@@ -239,34 +246,46 @@ class _Work(Protocol[_Part]):
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Scaled probes and references, sorted by person."""
+    """Scaled probes and references, sorted by person; on which device so many rows meet at once."""
 
     probes: NDArray[np.float32]
     references: NDArray[np.float32]
     person: NDArray[np.int64]
     ordered: bool
+    device: str
+    block_rows: int
 
     def over(self, work: _Work[_Part], threads: int, client: Any) -> Iterator[_Result[_Part]]:
         """Yield what `work` gives for all blocks; a few run ahead."""
-        tiles = [
-            (i, j)
-            for i in range(0, len(self.person), _BLOCK)
-            for j in range(0 if self.ordered else i, len(self.person), _BLOCK)
-        ]
+        starts = range(0, len(self.person), self.block_rows)
+        tiles = [(i, j) for i in starts for j in starts if self.ordered or j >= i]
         if client is not None:
             tasks = (tiles[k : k + _TASK_TILES] for k in range(0, len(tiles), _TASK_TILES))
             yield from over_workers(client, _of_tiles, tasks, (self, work), large=True)
             return
 
-        def run(tile: tuple[int, int]) -> _Result[_Part]:
-            return work.of(self.block(*tile))
+        there = self.there()
+        lanes = threads if there.device == "cpu" else 1
 
-        with one_blas_thread(), ThreadPoolExecutor(threads, "crossgram-pairs") as pool:
-            for first in range(0, len(tiles), 16 * threads):
-                yield from pool.map(run, tiles[first : first + 16 * threads])
+        def run(tile: tuple[int, int]) -> _Result[_Part]:
+            with computing_on(there.device):
+                return work.of(there.block(*tile))
+
+        with one_blas_thread(), ThreadPoolExecutor(lanes, "crossgram-pairs") as pool:
+            for first in range(0, len(tiles), 16 * lanes):
+                yield from pool.map(run, tiles[first : first + 16 * lanes])
+
+    def there(self) -> _Pairs:
+        """Return the same where blocks are scored."""
+        device = check_device(self.device)
+        with computing_on(device):
+            probes, references, person = (
+                to_device(rows, device) for rows in (self.probes, self.references, self.person)
+            )
+        return replace(self, probes=probes, references=references, person=person, device=device)
 
     def block(self, i: int, j: int) -> _Block:
-        rows, columns = slice(i, i + _BLOCK), slice(j, j + _BLOCK)
+        rows, columns = (slice(start, start + self.block_rows) for start in (i, j))
         scores = self.probes[rows] @ self.references[columns].T
         left, right = self.person[rows], self.person[columns]
         genuine = counted = None
@@ -274,7 +293,8 @@ class _Pairs:
         if left[0] <= right[-1] and right[0] <= left[-1]:
             genuine = left[:, None] == right
         if i == j:
-            counted = ~np.eye(len(left), dtype=bool)
+            counted = np.ones_like(scores, dtype=bool)
+            np.fill_diagonal(counted, False)
             if not self.ordered:
                 counted = np.triu(counted)
         return _Block(scores, genuine, counted)
@@ -284,8 +304,9 @@ def _of_tiles(
     tiles: Sequence[tuple[int, int]], shared: tuple[_Pairs, _Work[_Part]]
 ) -> _Result[_Part]:
     pairs, work = shared
-    with one_blas_thread():
-        found = [work.of(pairs.block(*tile)) for tile in tiles]
+    there = pairs.there()
+    with one_blas_thread(), computing_on(there.device):
+        found = [work.of(there.block(*tile)) for tile in tiles]
     genuine, impostor, counts = zip(*found, strict=True)
     return work.joined(genuine), work.joined(impostor), sum(counts)
 
@@ -307,16 +328,17 @@ def _split(block: _Block, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[A
     return values[:0, 0], values.ravel()
 
 
+def _counts(bins: NDArray[np.intp]) -> NDArray[np.int64]:
+    # CuPy has no largest of none
+    return to_host(np.bincount(bins, minlength=_BINS)) if bins.size else np.zeros(_BINS, np.int64)
+
+
 class _Counting:
     """Counts scores in all bins."""
 
     def of(self, block: _Block) -> _Result[NDArray[np.int64]]:
         genuine, impostor = _split(block, _bins(block.scores))
-        return (
-            np.bincount(genuine, minlength=_BINS),
-            np.bincount(impostor, minlength=_BINS),
-            len(genuine) + len(impostor),
-        )
+        return _counts(genuine), _counts(impostor), len(genuine) + len(impostor)
 
     def joined(self, found: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
         counts: NDArray[np.int64] = np.sum(found, axis=0)
@@ -331,7 +353,8 @@ class _Collecting:
 
     def of(self, block: _Block) -> _Result[Tally]:
         genuine, impostor = _split(block, block.scores)
-        kept = [Tally.of(side[self.is_wanted[_bins(side)]]) for side in (genuine, impostor)]
+        is_wanted = np.asarray(self.is_wanted, like=block.scores)
+        kept = [Tally.of(side[is_wanted[_bins(side)]]) for side in (genuine, impostor)]
         return kept[0], kept[1], len(genuine) + len(impostor)
 
     def joined(self, found: Sequence[Tally]) -> Tally:

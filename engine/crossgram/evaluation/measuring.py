@@ -269,12 +269,19 @@ class Binned:
         False accept rates; those that there are too few pairs for are left out.
     client : distributed.Client or None
         Of a cluster whose workers score the pairs.
+    device : str
+        Where they do, as `check_device` takes it.
     """
 
     def __init__(
-        self, labels: ArrayLike, usable: NDArray[np.bool_], fars: Sequence[float], client: Any
+        self,
+        labels: ArrayLike,
+        usable: NDArray[np.bool_],
+        fars: Sequence[float],
+        client: Any,
+        device: str,
     ) -> None:
-        self._client = client
+        self._client, self._device = client, device
         self.rows = np.flatnonzero(usable)
         _, person = np.unique(np.asarray(labels)[self.rows], return_inverse=True)
         self._person = person.astype(np.int64)
@@ -301,6 +308,7 @@ class Binned:
             ordered=across,
             threads=available_threads(),
             client=self._client,
+            device=self._device,
         )
         area, error = scores.area_under_curve()
         own = Verification(

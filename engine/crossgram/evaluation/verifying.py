@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from crossgram.accumulation import open_spaces
 from crossgram.cluster import check_workers
+from crossgram.devices import check_device, check_device_name
 from crossgram.errors import InputError
 from crossgram.evaluation.binned_scores import TILE_BYTES
 from crossgram.evaluation.maps import loaded_map
@@ -127,6 +128,7 @@ def verify(
     fitted_on: Sequence[SourceLike] = (),
     allow_overlap: bool = False,
     client: Any = None,
+    device: str = "cpu",
     progress: ProgressCallback = ignore,
 ) -> VerificationReport:
     """Tell pairs of images of one person from pairs of two, within spaces and across them.
@@ -176,6 +178,9 @@ def verify(
     client : distributed.Client, optional
         Of a Dask cluster whose workers score the pairs where they are more than 20 million; each
         holds all rows. The figures are the same.
+    device : {"cpu", "cuda", "cuda:1", ..., "auto"}
+        Where more than 20 million pairs are scored: by each worker, if there are any. A GPU's
+        scores differ from the processor's in their last bits.
     progress : callable
         Called with a `Progress` after each comparison.
 
@@ -217,6 +222,7 @@ def verify(
         fitted_on=fitted_on,
         allow_overlap=allow_overlap,
         client=client,
+        device=device,
         progress=progress,
     )
 
@@ -239,6 +245,7 @@ def verify_spaces(
     fitted_on: Sequence[SourceLike] = (),
     allow_overlap: bool = False,
     client: Any = None,
+    device: str = "cpu",
     progress: ProgressCallback = ignore,
 ) -> VerificationReport:
     """Do what `verify` does, within and across any number of spaces.
@@ -254,6 +261,8 @@ def verify_spaces(
     The other parameters, what is returned and what is raised are as for `verify`.
     """
     _check(metric, fars, tar, resamples, confidence)
+    where = check_device(device) if client is None else device
+    check_device_name(device)
     _check_templates(pairs, templates, normalize_images, detector_scores)
     sources, called = open_spaces(spaces, names)
     check_counts(sources)
@@ -262,7 +271,7 @@ def verify_spaces(
     usable = usable_rows(sources)
     if templates is None or pairs is None:
         pooled = None
-        chosen = _chosen(sources, pairs, usable, fars, metric, tar, client)
+        chosen = _chosen(sources, pairs, usable, fars, metric, tar, client, where)
         images = chosen.rows
     else:
         pooled = _templates(sources, templates, usable, normalize_images, detector_scores)
@@ -352,6 +361,7 @@ def _chosen(
     metric: str,
     tar: str,
     client: Any,
+    device: str,
 ) -> Sorted | Binned:
     if pairs is not None:
         return Sorted(_listed(sources, pairs, usable), True, metric, tar, fars)
@@ -374,7 +384,7 @@ def _chosen(
     if client is not None:
         held = 2 * 4 * count * max(source.dim for source in sources)
         check_workers(client, [], held + TILE_BYTES)
-    return Binned(names, usable, fars, client)
+    return Binned(names, usable, fars, client, device)
 
 
 def _listed(sources: Sequence[Source], pairs: str | Path, usable: NDArray[np.bool_]) -> PairList:

@@ -9,6 +9,7 @@ import click
 
 from crossgram_cli.cluster import cluster, cluster_options
 from crossgram_cli.commands.evaluate.options import (
+    device_option,
     interval_options,
     interval_text,
     intervals_text,
@@ -79,13 +80,7 @@ def _search_options(native_needed: bool) -> Callable[[_Command], _Command]:
             show_default=True,
             help="Entries to compare with those of the re-embedded gallery.",
         ),
-        click.option(
-            "--device",
-            default="cpu",
-            show_default=True,
-            metavar="cpu|cuda|cuda:K|auto",
-            help="Where cosines are computed; auto takes a GPU where there is one.",
-        ),
+        device_option,
     ]
     return lambda command: with_options(command, options)
 

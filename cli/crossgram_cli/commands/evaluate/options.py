@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from crossgram.evaluation import IdentificationReport, Interval, VerificationReport
 
 __all__ = [
+    "device_option",
     "fars_option",
     "interval_options",
     "interval_text",
@@ -24,6 +25,15 @@ __all__ = [
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+
+device_option = click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="cpu|cuda|cuda:K|auto",
+    help="Where cosines are computed, of verification where pairs are more than 20 million; auto "
+    "takes a GPU where there is one.",
+)
 
 fars_option = click.option(
     "--far",

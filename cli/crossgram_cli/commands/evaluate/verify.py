@@ -8,6 +8,7 @@ import click
 
 from crossgram_cli.cluster import cluster, cluster_options
 from crossgram_cli.commands.evaluate.options import (
+    device_option,
     fars_option,
     interval_options,
     interval_text,
@@ -73,6 +74,7 @@ __all__ = ["verify"]
 )
 @interval_options
 @split_options
+@device_option
 @cluster_options
 @computes
 def verify(
@@ -102,7 +104,7 @@ def verify(
     """
     import crossgram as cg
 
-    with cluster(workers, scheduler) as client, progress_bar() as progress:
+    with cluster(workers, scheduler, options["device"]) as client, progress_bar() as progress:
         report = cg.verify(
             source, target, names=names or None, client=client, progress=progress, **options
         )
