@@ -193,7 +193,8 @@ def _digits(found: NDArray[Any], exact: NDArray[np.float64]) -> float:
     """Return the correct digits of the worst column of a map."""
     errors = np.linalg.norm(found - exact, axis=0) / np.linalg.norm(exact, axis=0)
     worst = np.nan_to_num(errors.max(), nan=1.0)
-    return float(-np.log10(np.clip(worst, np.finfo(float).eps, 1)))
+    # none, not -0
+    return float(-np.log10(np.clip(worst, np.finfo(float).eps, 1))) + 0.0
 
 
 def _qr_map(x: Path, y: Path) -> NDArray[np.float64]:

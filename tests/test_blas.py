@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from crossgram.kernels.blas import product
+from crossgram.kernels.blas import gemv, product
 
 SIZES = st.integers(0, 20)
 LAYOUTS = st.sampled_from(["rows", "columns", "every other row", "every other column"])
@@ -43,3 +43,14 @@ def test_product_refuses_what_blas_would_misread() -> None:
         product(np.ones((2, 2), np.float32), np.ones((2, 2)))
     with pytest.raises(ValueError, match=r"\(2, 3\) and \(2, 2\)"):
         product(np.ones((2, 3)), np.ones((2, 2)))
+
+
+@given(st.integers(1, 300), st.integers(1, 20), st.sampled_from(["f4", "f8"]), st.integers(0, 99))
+def test_sums_of_rows_by_their_weights(rows: int, dim: int, dtype: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weights, z = rng.random(rows).astype(dtype), rng.standard_normal((rows, dim)).astype(dtype)
+    found = gemv(weights, z)
+    exact = weights.astype(np.longdouble) @ z.astype(np.longdouble)
+    assert found.dtype == z.dtype
+    bound = (rows + 1) * np.finfo(dtype).eps * (weights @ np.abs(z).astype(np.float64))
+    assert (np.abs(found - exact) <= bound).all()

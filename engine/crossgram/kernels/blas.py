@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cython_blas
 
-__all__ = ["gemm", "product", "syrk", "trsm"]
+__all__ = ["gemm", "gemv", "product", "syrk", "trsm"]
 
 _Routine = Callable[..., None]
 
@@ -32,6 +32,7 @@ def _routine(name: str, arguments: int) -> _Routine:
 
 _SYRK = {np.dtype(np.float32): _routine("ssyrk", 10), np.dtype(np.float64): _routine("dsyrk", 10)}
 _GEMM = {np.dtype(np.float32): _routine("sgemm", 13), np.dtype(np.float64): _routine("dgemm", 13)}
+_GEMV = {np.dtype(np.float32): _routine("sgemv", 11), np.dtype(np.float64): _routine("dgemv", 11)}
 _DTRSM = _routine("dtrsm", 11)
 _SCALAR: dict[np.dtype[Any], Any] = {
     np.dtype(np.float32): ctypes.c_float,
@@ -97,6 +98,34 @@ def gemm(x: NDArray[Any], y: NDArray[Any], out: NDArray[Any], *, beta: float = 1
         out.ctypes.data,
         _integer(q),
     )
+
+
+def gemv(weights: NDArray[Any], z: NDArray[Any]) -> NDArray[Any]:
+    """Return weightsᵀ z, shape (p,).
+
+    Parameters
+    ----------
+    weights : ndarray, shape (rows,), float32 or float64, C-contiguous
+    z : ndarray, shape (rows, p), the dtype of `weights`, C-contiguous
+    """
+    _check(weights, z)
+    rows, p = z.shape
+    scalar = _SCALAR[z.dtype]
+    out = np.zeros(p, z.dtype)
+    _GEMV[z.dtype](
+        ctypes.c_char_p(b"N"),
+        _integer(p),
+        _integer(rows),
+        ctypes.byref(scalar(1.0)),
+        z.ctypes.data,
+        _integer(p),
+        weights.ctypes.data,
+        _integer(1),
+        ctypes.byref(scalar(0.0)),
+        out.ctypes.data,
+        _integer(1),
+    )
+    return out
 
 
 def product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64]:

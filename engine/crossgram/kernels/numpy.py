@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from crossgram.kernels.blas import gemm, syrk, trsm
+from crossgram.kernels.blas import gemm, gemv, syrk, trsm
 
 __all__ = [
     "add_cross",
@@ -153,8 +153,7 @@ def unit_rows(block: NDArray[Any]) -> NDArray[np.float64]:
 
 def weighted_sum(weights: NDArray[Any], z: NDArray[Any]) -> NDArray[np.float64]:
     """Return the column sums of the rows of `z`, each times its weight, shape (p,)."""
-    result: NDArray[np.float64] = np.matmul(weights, z).astype(np.float64, copy=False)
-    return result
+    return gemv(weights, z).astype(np.float64, copy=False)
 
 
 def add_gram(z: NDArray[Any], out: NDArray[np.float64], scratch: NDArray[Any] | None) -> None:
