@@ -10,6 +10,7 @@ from command_line import crossgram, refused
 
 import crossgram as cg
 from crossgram import devices
+from crossgram.accumulation import Options
 from crossgram.devices import check_device, row_products
 from crossgram.errors import InputError
 
@@ -71,6 +72,12 @@ class TestWithoutAGpu:
             message = refused(*given, *on_gpus, cwd=tmp_path)
             assert message.startswith("Error: device: cuda given, ")
             assert not (tmp_path / "out").exists()
+
+
+def test_maps_are_solved_here_where_workers_have_the_gpus() -> None:
+    """The process that has the client may have none."""
+    assert Options(device="cuda:1").solving_device == "cuda:1"
+    assert Options(device="cuda", client=object()).solving_device == "cpu"
 
 
 @pytest.mark.gpu

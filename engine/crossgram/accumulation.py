@@ -152,6 +152,11 @@ class Options:
                     f"weight 1; leave out the norms or the {name}"
                 )
 
+    @property
+    def solving_device(self) -> str:
+        """Where maps are solved: on `device`, but where workers have it, on this processor."""
+        return self.device if self.client is None else "cpu"
+
 
 @dataclass(frozen=True)
 class Pass:

@@ -203,7 +203,7 @@ def fit_with_report(
     spaces, settled = settle(x, y, normalize, options, held_out=ridge == _AUTO)
     with (
         prepared(spaces, settled, solve=(0, 1)) as ready,
-        decomposed_on(ready.plan.device),
+        decomposed_on(settled.solving_device),
     ):
         source, target = ready.plan.spaces
         chosen.check(source, target)

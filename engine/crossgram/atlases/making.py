@@ -171,7 +171,7 @@ def atlas(
             method=method,
             rank=rank,
             scale=scale,
-            device=read.device,
+            device=read.solving_device,
         )
         for i, j in permutations(range(len(called)), 2)
     }
