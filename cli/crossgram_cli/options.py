@@ -13,6 +13,7 @@ from crossgram.codecs import CODECS
 __all__ = [
     "FiniteRange",
     "device_option",
+    "device_option_of",
     "forget_option",
     "layout_options",
     "normalize_only_option",
@@ -140,13 +141,20 @@ _READING = {
 }
 
 
-device_option = click.option(
-    "--device",
-    default="cpu",
-    show_default=True,
-    metavar="cpu|cuda|cuda:K|auto",
-    help="Where products are computed; auto takes a GPU where there is one. A GPU adds up longer "
-    "tiles: its results differ from the processor's in their last digits.",
+def device_option_of(text: str) -> Callable[[_Command], _Command]:
+    """Return the option that chooses a device, with what its help says."""
+    return click.option(
+        "--device",
+        default="cpu",
+        show_default=True,
+        metavar="cpu|cuda|cuda:K|auto",
+        help=text,
+    )
+
+
+device_option = device_option_of(
+    "Where products are computed; auto takes a GPU where there is one. A GPU adds up longer "
+    "tiles: its results differ from the processor's in their last digits."
 )
 
 

@@ -16,6 +16,7 @@ from crossgram.errors import InputError, MemoryLimitError
 
 __all__ = [
     "check_device",
+    "check_device_for",
     "check_device_name",
     "check_gpus_for",
     "computing_on",
@@ -68,6 +69,14 @@ def check_device(asked: str) -> str:
         _say_fallback(why or "CuPy finds no GPU")
         return "cpu"
     raise InputError(f"device: {asked} given, {why or f'CuPy finds {count}'}; use cpu or auto")
+
+
+def check_device_for(client: Any, asked: str) -> str:
+    """Return what `check_device` does; with a cluster's client the name, for workers to check."""
+    if client is None:
+        return check_device(asked)
+    check_device_name(asked)
+    return asked
 
 
 @lru_cache
@@ -191,20 +200,16 @@ def row_products(
     """
     if device == "cpu":
         return lambda own, block: rows[own] @ block.T
-    import cupy
-
-    own = cupy.cuda.Device(gpu_number(device))
-    with on_gpu(own):
-        there = cupy.asarray(rows)
+    with computing_on(device):
+        there = to_device(rows, device)
     at_hand: list[Any] = [None, None]
 
     def products(some: slice, block: NDArray[np.floating]) -> NDArray[np.floating]:
-        with on_gpu(own):
+        with computing_on(device):
             # a block meets all rows before the next one comes
             if at_hand[0] is not block:
-                at_hand[:] = block, cupy.asarray(block)
-            found: NDArray[np.floating] = cupy.asnumpy(there[some] @ at_hand[1].T)
-        return found
+                at_hand[:] = block, to_device(block, device)
+            return to_host(there[some] @ at_hand[1].T)
 
     return products
 
@@ -227,23 +232,19 @@ def row_map(
         Takes rows, shape (n, p), float32 or float64, and gives (n, q) of their dtype, in memory of
         the host: full float32, no TF32.
     """
-    import cupy
-
-    own = cupy.cuda.Device(gpu_number(device))
     kept: dict[np.dtype[Any], tuple[Any, Any]] = {}
 
     def mapped(rows: NDArray[np.floating]) -> NDArray[np.floating]:
-        with on_gpu(own):
+        with computing_on(device):
             if rows.dtype not in kept:
                 kept[rows.dtype] = (
-                    cupy.asarray(weight.T.astype(rows.dtype)),
-                    cupy.asarray(bias.astype(rows.dtype)),
+                    to_device(weight.T.astype(rows.dtype), device),
+                    to_device(bias.astype(rows.dtype), device),
                 )
             matrix, offset = kept[rows.dtype]
-            there = cupy.asarray(rows) @ matrix
+            there = to_device(rows, device) @ matrix
             there += offset
-            found: NDArray[np.floating] = cupy.asnumpy(there)
-        return found
+            return to_host(there)
 
     return mapped
 

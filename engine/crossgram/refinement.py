@@ -158,7 +158,7 @@ def solve_preconditioned(
     triangle = preconditioner.triangle * problem.scale
     if problem.ridge:
         inverse = dense.solve_triangle(preconditioner.triangle, np.eye(len(normal)))
-        normal = normal + problem.ridge * (inverse.T @ inverse)
+        normal = normal + problem.ridge * product(inverse.T, inverse)
     values, basis = dense.eigenvectors(normal)
     lengths = np.sqrt(np.maximum(values, 0.0))
     rows = product(basis.T, triangle)

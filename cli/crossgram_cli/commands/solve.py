@@ -7,7 +7,12 @@ from typing import Any
 
 import click
 
-from crossgram_cli.options import forget_option, output_option, solve_options
+from crossgram_cli.options import (
+    device_option_of,
+    forget_option,
+    output_option,
+    solve_options,
+)
 from crossgram_cli.shared import computes, emit, overwrite_option
 
 __all__ = ["command"]
@@ -20,13 +25,8 @@ __all__ = ["command"]
 @output_option
 @solve_options
 @forget_option
-@click.option(
-    "--device",
-    default="cpu",
-    show_default=True,
-    metavar="cpu|cuda|cuda:K|auto",
-    help="Where matrices of 1,024 columns and more are decomposed; auto takes a GPU where there "
-    "is one.",
+@device_option_of(
+    "Where matrices of 1,024 columns and more are decomposed; auto takes a GPU where there is one."
 )
 @overwrite_option
 @computes

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from crossgram.accumulation import open_spaces
 from crossgram.cluster import check_workers
-from crossgram.devices import check_device, check_device_name
+from crossgram.devices import check_device_for
 from crossgram.errors import InputError, WidthMismatchError
 from crossgram.evaluation.maps import loaded_map
 from crossgram.evaluation.resampling import Interval, check_draws, intervals
@@ -250,8 +250,7 @@ def identify(
     succeeds if the mate comes first and is above it.
     """
     _check(ranks, fpirs, nearest, resamples, confidence)
-    where = check_device(device) if client is None else device
-    check_device_name(device)
+    where = check_device_for(client, device)
     (probe, enrolled), called = open_spaces([probes, gallery], names)
     own = _twin("native", probe, native, enrolled.dim)
     again = _twin("reembedded", enrolled, reembedded, probe.dim)

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from crossgram.accumulation import open_spaces
 from crossgram.cluster import check_workers
-from crossgram.devices import check_device, check_device_name
+from crossgram.devices import check_device_for
 from crossgram.errors import InputError
 from crossgram.evaluation.binned_scores import TILE_BYTES
 from crossgram.evaluation.maps import loaded_map
@@ -261,8 +261,7 @@ def verify_spaces(
     The other parameters, what is returned and what is raised are as for `verify`.
     """
     _check(metric, fars, tar, resamples, confidence)
-    where = check_device(device) if client is None else device
-    check_device_name(device)
+    where = check_device_for(client, device)
     _check_templates(pairs, templates, normalize_images, detector_scores)
     sources, called = open_spaces(spaces, names)
     check_counts(sources)

@@ -80,24 +80,7 @@ def gemm(x: NDArray[Any], y: NDArray[Any], out: NDArray[Any], *, beta: float = 1
         1 adds, 0 replaces.
     """
     _check(x, y, out)
-    rows, p = x.shape
-    q = y.shape[1]
-    scalar = _SCALAR[x.dtype]
-    _GEMM[x.dtype](
-        ctypes.c_char_p(b"N"),
-        ctypes.c_char_p(b"T"),
-        _integer(q),
-        _integer(p),
-        _integer(rows),
-        ctypes.byref(scalar(1.0)),
-        y.ctypes.data,
-        _integer(q),
-        x.ctypes.data,
-        _integer(p),
-        ctypes.byref(scalar(beta)),
-        out.ctypes.data,
-        _integer(q),
-    )
+    _multiply((x, b"T"), (y, b"N"), len(x), out, beta)
 
 
 def gemv(weights: NDArray[Any], z: NDArray[Any]) -> NDArray[Any]:
@@ -131,9 +114,6 @@ def gemv(weights: NDArray[Any], z: NDArray[Any]) -> NDArray[Any]:
 def product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64]:
     """Return left @ right, computed by the threads that SciPy's routines have.
 
-    NumPy and SciPy bring a BLAS each, with threads of its own, which go on spinning for some time
-    after a call: where calls of the two follow each other, they take each other's processors.
-
     Parameters
     ----------
     left, right : ndarray, shapes (m, k) and (k, n), float64
@@ -145,38 +125,47 @@ def product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64]:
     if left.shape[1] != right.shape[0]:
         raise ValueError(f"shapes {left.shape} and {right.shape} do not multiply")
     (m, k), n = left.shape, right.shape[1]
-    first, first_turned, first_width = _stored(left)
-    second, second_turned, second_width = _stored(right)
+    first, second = _stored(left), _stored(right)
     out = np.zeros((m, n))
     if not (out.size and k):
         return out
+    _multiply(first, second, k, out, 0.0)
+    return out
+
+
+_Stored = tuple[NDArray[Any], bytes]
+"""Rows one after the other, of a matrix itself, b"N", or of its transpose, b"T"."""
+
+
+def _multiply(left: _Stored, right: _Stored, inner: int, out: NDArray[Any], beta: float) -> None:
+    """Compute out = beta * out + left right, `inner` being the length of what is summed over."""
     # of the column-major matrices that these are, outᵀ = rightᵀ leftᵀ
+    (first, first_turned), (second, second_turned) = left, right
+    scalar = _SCALAR[out.dtype]
+    m, n = out.shape
     _GEMM[out.dtype](
         ctypes.c_char_p(second_turned),
         ctypes.c_char_p(first_turned),
         _integer(n),
         _integer(m),
-        _integer(k),
-        ctypes.byref(ctypes.c_double(1.0)),
+        _integer(inner),
+        ctypes.byref(scalar(1.0)),
         second.ctypes.data,
-        _integer(second_width),
+        _integer(second.shape[1]),
         first.ctypes.data,
-        _integer(first_width),
-        ctypes.byref(ctypes.c_double(0.0)),
+        _integer(first.shape[1]),
+        ctypes.byref(scalar(beta)),
         out.ctypes.data,
         _integer(n),
     )
-    return out
 
 
-def _stored(matrix: NDArray[Any]) -> tuple[NDArray[np.float64], bytes, int]:
-    """Return a matrix as rows one after the other: of itself, b"N", or of its transpose, b"T"."""
+def _stored(matrix: NDArray[Any]) -> _Stored:
     if matrix.dtype != np.float64:
         raise ValueError(f"dtype {matrix.dtype} given, expected float64")
     if matrix.flags.f_contiguous and not matrix.flags.c_contiguous:
-        return matrix.T, b"T", matrix.shape[0]
-    rows = np.ascontiguousarray(matrix)
-    return rows, b"N", rows.shape[1]
+        return matrix.T, b"T"
+    return np.ascontiguousarray(matrix), b"N"
 
 
 def trsm(z: NDArray[np.float64], triangle: NDArray[np.float64]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from crossgram_cli.options import FiniteRange, with_options
+from crossgram_cli.options import FiniteRange, device_option_of, with_options
 
 if TYPE_CHECKING:
     from crossgram.evaluation import IdentificationReport, Interval, VerificationReport
@@ -26,13 +26,9 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
-device_option = click.option(
-    "--device",
-    default="cpu",
-    show_default=True,
-    metavar="cpu|cuda|cuda:K|auto",
-    help="Where cosines are computed, of verification where pairs are more than 20 million; auto "
-    "takes a GPU where there is one.",
+device_option = device_option_of(
+    "Where cosines are computed, of verification where pairs are more than 20 million; auto "
+    "takes a GPU where there is one."
 )
 
 fars_option = click.option(
