@@ -225,9 +225,9 @@ class TestMaskedRows:
 
 
 class TestProgress:
-    def test_rises_block_by_block_to_all_rows_and_bytes(self, tmp_path: Path) -> None:
+    def test_rises_part_by_part_to_all_rows_and_bytes(self, tmp_path: Path) -> None:
         seen: list[cg.Progress] = []
-        cg.apply(LONG_MAP, LONG, tmp_path / "out.zarr", progress=seen.append)
+        cg.apply(LONG_MAP, LONG, tmp_path / "out.zarr", progress=seen.append, chunk_rows=16)
         rows = [progress.rows for progress in seen]
         assert rows == sorted(set(rows))
         assert (len(rows) > 1, rows[-1]) == (True, 50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -40,7 +41,14 @@ from crossgram.preconditioner import Preconditioner
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.residual_moments import ResidualMoments
 from crossgram.seen import UNSEEN, Seen
-from crossgram.segment_sums import MomentsWork, ResidualWork, Sums, Work, add_block
+from crossgram.segment_sums import (
+    Accumulating,
+    MomentsWork,
+    ResidualWork,
+    Sums,
+    Work,
+    add_block,
+)
 from crossgram.source import Source, SourceLike, computed_by, first_column, open_source, read_npy
 from crossgram.spaces import Space, all_pairs, map_pairs, unique_names
 from crossgram.stream import Block, stream_segments
@@ -362,7 +370,14 @@ class Pass:
     ) -> list[Sums]:
         plan = work.plan
         assign = self._assign if folds > 1 else None
-        kept = self._kept(work, folds)
+        spent: deque[list[Sums]] = deque()
+
+        def merge(left: list[Sums], right: list[Sums]) -> list[Sums]:
+            merged = merge_folds(left, right)
+            spent.append(right)
+            return merged
+
+        kept = self._kept(work, folds, merge)
         rows = 0
 
         def report(count: int) -> None:
@@ -395,7 +410,7 @@ class Pass:
             def consume(block: Block) -> None:
                 add_block(block, accumulators, self.sources, weigh, assign)
                 if block.is_last:
-                    kept.tree.add(block.segment.index, [each.moments() for each in accumulators])
+                    kept.tree.add(block.segment.index, _sums_of(accumulators, spent))
 
             return consume
 
@@ -412,13 +427,18 @@ class Pass:
             release(plan.device)
         return kept.tree.result()
 
-    def _kept(self, work: Work[Sums], folds: int) -> KeptTree[Sums]:
+    def _kept(
+        self,
+        work: Work[Sums],
+        folds: int,
+        merge: Callable[[list[Sums], list[Sums]], list[Sums]],
+    ) -> KeptTree[Sums]:
         """Return what merges the sums of segments, with those that an earlier run has kept."""
         segments = work.plan.segments
         if self._checkpoint is None:
-            return KeptTree(MergeTree(segments, merge_folds), frozenset())
+            return KeptTree(MergeTree(segments, merge), frozenset())
         there = self._checkpoint.next_pass(self._deciding(work, folds), work.kind, folds)
-        tree: MergeTree[list[Sums]] = MergeTree(segments, merge_folds, there.keep)
+        tree: MergeTree[list[Sums]] = MergeTree(segments, merge, there.keep)
         done: set[int] = set()
         for node in there.nodes():
             tree.add(node.index, node.sums, node.level, is_kept=True)
@@ -605,6 +625,15 @@ def accumulate(
     """
     with prepared(spaces, Options(**options)) as ready:
         return ready.run(progress, record=True)
+
+
+def _sums_of(accumulators: Sequence[Accumulating[Sums]], spent: deque[list[Sums]]) -> list[Sums]:
+    """Return what was added up, in the memory of spent sums where there are any."""
+    try:
+        memory: Sequence[Sums | None] = spent.pop()
+    except IndexError:
+        memory = [None] * len(accumulators)
+    return [each.moments(old) for each, old in zip(accumulators, memory, strict=True)]
 
 
 def open_spaces(

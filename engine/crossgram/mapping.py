@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,19 @@ from crossgram.errors import InputError, NonFiniteError, WidthMismatchError
 from crossgram.linear_map import LinearMap
 from crossgram.locations import Location, ObjectPath, locate
 from crossgram.output import refuse_overlap
-from crossgram.plan import Segment
 from crossgram.progress import Progress, ProgressCallback, ignore
 from crossgram.resources import available_threads
 from crossgram.source import Source, SourceLike, address_of, masked_rows, open_source
 from crossgram.spaces import check_signature
 from crossgram.store import EmbeddingStore
 from crossgram.store_writer import Layout, StoreWriter
-from crossgram.stream import StreamFailure, make_ring, read_blocks
 from crossgram.zarr_io import write_rows
 
 __all__ = ["apply"]
 
-_BLOCK_BYTES = 16 << 20
-_RING_BLOCKS = 3
+_BLOCK_BYTES = 4 << 20
+"""Of rows that are read at once, if chunks are no larger: of what stays in the caches."""
+
 _PART_BYTES = 64 << 20
 """Of mapped rows, that a task may hold so that chunks of both stores are whole."""
 
@@ -76,7 +76,7 @@ def apply(
         Of a Dask cluster whose workers map the rows and write them to `out`, which they must
         see; to the same bits, if chunks of both stores end at the same rows now and then.
     progress : callable
-        Called with a `Progress` after each block.
+        Called with a `Progress` after each part, of whole chunks of the new store.
     **layout
         `codec`, `chunk_rows` and `shard_rows` of the new store.
 
@@ -119,21 +119,21 @@ def apply(
     kind = "float64" if rows.dtype.itemsize >= 8 else "float32"
     unit = rows.chunk_rows
     block_rows = unit * max(1, _BLOCK_BYTES // (unit * rows.dim * rows.dtype.itemsize))
+    written = Layout.of(mapping.target.dim, dtype=kind, **layout).unit_rows
+    part_rows = _part_rows(written, block_rows, mapping.target.dim)
     created = EmbeddingStore.create(
         place,
         mapping.target.dim,
         dtype=kind,
         provenance=_provenance(mapping, rows.label),
         overwrite=overwrite,
-        rows=0 if client is None else rows.rows,
+        rows=rows.rows,
         **layout,
     )
     if applied is not None:
         with created as writer:
-            _write(writer, applied, rows, block_rows, progress)
+            _write(writer, applied, rows, block_rows, part_rows, progress)
     else:
-        unit = Layout.of(mapping.target.dim, dtype=kind, **layout).unit_rows
-        part_rows = _part_rows(unit, block_rows, mapping.target.dim)
         held = block_rows * rows.dim * rows.dtype.itemsize + part_rows * mapping.target.dim * 8
         check_workers(client, [rows], _HELD * held)
         address = address_of(rows)
@@ -144,11 +144,14 @@ def apply(
 
 
 def _part_rows(unit: int, block_rows: int, dim: int) -> int:
-    """Return the rows of a task: whole chunks of the new store, and if they fit, whole blocks."""
+    """Return the rows of a task: whole chunks of the new store, and if they fit, whole blocks.
+
+    Where they do not, it has many rows, so that few chunks are decoded for two tasks.
+    """
     both = math.lcm(unit, block_rows)
     if both * dim * 8 <= _PART_BYTES:
         return both
-    return unit * max(1, min(block_rows, _PART_BYTES // (8 * dim)) // unit)
+    return unit * max(1, _PART_BYTES // (8 * dim * unit))
 
 
 @dataclass(frozen=True)
@@ -168,32 +171,33 @@ def _write(
     applied: _Applied,
     rows: Source,
     block_rows: int,
+    part_rows: int,
     progress: ProgressCallback,
 ) -> None:
-    blocks = read_blocks(
-        [rows],
-        [Segment(0, 0, rows.rows)],
-        block_rows=block_rows,
-        ring=make_ring([rows], block_rows, _RING_BLOCKS),
-    )
-    row_bytes = rows.dim * rows.dtype.itemsize
-    try:
-        with (
-            one_blas_thread(),
-            ThreadPoolExecutor(available_threads(), "crossgram-apply") as pool,
-        ):
-            for block in blocks:
-                values = block.rows[0]
-                pieces = _pieces(applied, values, block.masked, rows.label, block.start)
-                # the first is written while others are being mapped
-                for _, mapped in pool.map(_mapped, pieces):
-                    writer.append(mapped)
-                progress(Progress("apply", block.stop, rows.rows, block.stop * row_bytes))
-        writer.copy_columns(rows.ids, rows.labels, rows.masked)
-    except StreamFailure as failure:
-        raise failure.cause from None
-    finally:
-        blocks.close()
+    parts = _parts(rows.rows, part_rows)
+    work = partial(_write_part, writer.array, applied, rows, block_rows)
+    with (
+        one_blas_thread(),
+        ThreadPoolExecutor(available_threads(), "crossgram-apply") as pool,
+    ):
+        try:
+            _report(pool.map(work, parts), rows, progress)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    writer.copy_columns(rows.ids, rows.labels, rows.masked)
+
+
+def _parts(rows: int, part_rows: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, rows, part_rows):
+        yield start, min(start + part_rows, rows)
+
+
+def _report(counts: Iterable[int], rows: Source, progress: ProgressCallback) -> None:
+    done = 0
+    for count in counts:
+        done += count
+        progress(Progress("apply", done, rows.rows, done * rows.dim * rows.dtype.itemsize))
 
 
 @dataclass(frozen=True)
@@ -219,34 +223,40 @@ def _write_on_cluster(
     storage = writer.array.store
     if isinstance(storage, LocalStore):
         check_sees(client, [storage.root])
-    starts = range(0, rows.rows, part_rows)
-    parts = ((start, min(start + part_rows, rows.rows)) for start in starts)
-    done = 0
-    for count in over_workers(client, _map_part, parts, job, large=True, drained=True):
-        done += count
-        progress(Progress("apply", done, rows.rows, done * rows.dim * rows.dtype.itemsize))
+    parts = _parts(rows.rows, part_rows)
+    _report(over_workers(client, _map_part, parts, job, large=True, drained=True), rows, progress)
     writer.copy_columns(rows.ids, rows.labels, rows.masked)
 
 
 def _map_part(part: tuple[int, int], job: _Job) -> int:
-    first, last = part
     if not wait_for(job.array.store.exists(f"{job.array.path}/zarr.json")):
         raise InputError(
             f"{job.array.store}: is not there on this worker, where its rows were to be written; "
             "give a place that all workers see"
         )
     rows = opened_once(job.run, job.address)
-    found = np.empty((last - first, job.array.shape[1]), job.array.dtype)
     applied = _Applied.of(job.mapping, job.device)
     with one_blas_thread():
-        for start in range(first, last, job.block_rows):
-            stop = min(start + job.block_rows, last)
-            values = np.empty((stop - start, rows.dim), rows.dtype)
-            rows.read(start, values)
-            masked = masked_rows([rows], start, stop)
-            for place, mapped in map(_mapped, _pieces(applied, values, masked, rows.label, start)):
-                found[place - first : place - first + len(mapped)] = mapped
-    write_rows(job.array, first, found)
+        return _write_part(job.array, applied, rows, job.block_rows, part)
+
+
+def _write_part(
+    array: zarr.Array[Any], applied: _Applied, rows: Source, block_rows: int, part: tuple[int, int]
+) -> int:
+    """Map the rows from a start to a stop and write them; return how many.
+
+    One thread reads, maps, encodes and writes them: what it makes stays in its caches.
+    """
+    first, last = part
+    found = np.empty((last - first, array.shape[1]), array.dtype)
+    values = np.empty((min(block_rows, last - first), rows.dim), rows.dtype)
+    for start in range(first, last, block_rows):
+        block = values[: min(start + block_rows, last) - start]
+        rows.read(start, block)
+        masked = masked_rows([rows], start, start + len(block))
+        for place, mapped in map(_mapped, _pieces(applied, block, masked, rows.label, start)):
+            found[place - first : place - first + len(mapped)] = mapped
+    write_rows(array, first, found, threads=1)
     return last - first
 
 

@@ -120,13 +120,24 @@ class ResidualAccumulator:
                 [own[tile] for own in row_numbers],
             )
 
-    def moments(self) -> ResidualMoments:
-        """Return the sums over the rows added, and start again from none."""
+    def moments(self, spent: ResidualMoments | None = None) -> ResidualMoments:
+        """Return the sums over the rows added, and start again from none.
+
+        Parameters
+        ----------
+        spent : ResidualMoments, optional
+            Of the same shapes, needed no longer: what is added next is summed in their memory.
+        """
         sums = self._sums
-        self._reset()
+        self._reset(spent)
         return sums
 
-    def _reset(self) -> None:
+    def _reset(self, spent: ResidualMoments | None = None) -> None:
+        if spent is not None:
+            for array in (*spent.products, spent.squares):
+                array.fill(0.0)
+            self._sums = spent
+            return
         p, q = self._coefficients.shape
         sums = np.zeros((1 + p, 1 + q)), np.zeros((1 + p, 1 + q))
         self._sums = ResidualMoments(sums, np.zeros(q))

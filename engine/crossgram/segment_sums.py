@@ -21,10 +21,9 @@ from crossgram.stream import Block
 __all__ = ["Accumulating", "MomentsWork", "ResidualWork", "Sums", "Work", "add_block"]
 
 Sums = TypeVar("Sums", Moments, ResidualMoments)
-_Sums_co = TypeVar("_Sums_co", covariant=True)
 
 
-class Accumulating(Protocol[_Sums_co]):
+class Accumulating(Protocol[Sums]):
     """What turns blocks of rows into sums that merge."""
 
     def add(
@@ -37,12 +36,12 @@ class Accumulating(Protocol[_Sums_co]):
     ) -> None:
         """Add rows, as `Accumulator.add` does."""
 
-    def moments(self) -> _Sums_co:
-        """Return the sums of what was added, and begin anew."""
+    def moments(self, spent: Sums | None = None) -> Sums:
+        """Return the sums of what was added, in the memory of spent ones, and begin anew."""
         ...
 
 
-class Work(Protocol[_Sums_co]):
+class Work(Protocol[Sums]):
     """Which sums a pass makes; it can be sent to a worker."""
 
     @property
@@ -56,7 +55,7 @@ class Work(Protocol[_Sums_co]):
         ...
 
     @property
-    def kind(self) -> type[_Sums_co]:
+    def kind(self) -> type[Sums]:
         """Of the sums."""
         ...
 
@@ -65,7 +64,7 @@ class Work(Protocol[_Sums_co]):
         """What earlier passes gave, that the sums depend on."""
         ...
 
-    def accumulators(self, folds: int) -> Sequence[Accumulating[_Sums_co]]:
+    def accumulators(self, folds: int) -> Sequence[Accumulating[Sums]]:
         """Return what adds up the rows of each fold."""
         ...
 

@@ -271,10 +271,10 @@ def read_rows(array: zarr.Array[Any], start: int, out: NDArray[Any], label: str)
         raise _first_bad_chunk(array, start, stop, label, error) from error
 
 
-def write_rows(array: zarr.Array[Any], start: int, values: NDArray[Any]) -> None:
+def write_rows(
+    array: zarr.Array[Any], start: int, values: NDArray[Any], *, threads: int | None = None
+) -> None:
     """Write rows of an array, whole chunks of them but for the last rows of all.
-
-    Chunks of whole rows on the disk here are encoded by several threads.
 
     Parameters
     ----------
@@ -284,6 +284,8 @@ def write_rows(array: zarr.Array[Any], start: int, values: NDArray[Any]) -> None
         Of the first row; a multiple of the rows of a chunk, or shard.
     values : ndarray, the array's dtype, C-contiguous
         Rows to the end of a chunk, or of the array.
+    threads : int, optional
+        Which encode chunks of whole rows on the disk here; by default as many as there are.
     """
     form = row_chunks_of(array) if _is_local(array) else None
     if form is None:
@@ -298,8 +300,13 @@ def write_rows(array: zarr.Array[Any], start: int, values: NDArray[Any]) -> None
             rows = np.concatenate([rows, rest])
         _replace(_chunk_file(array, index), form.encode(rows))
 
-    with ThreadPoolExecutor(available_threads(), "crossgram-encoding") as pool:
-        for _ in pool.map(write_chunk, _chunks(array, start, start + len(values))):
+    chunks = _chunks(array, start, start + len(values))
+    if threads == 1:
+        for index in chunks:
+            write_chunk(index)
+        return
+    with ThreadPoolExecutor(threads or available_threads(), "crossgram-encoding") as pool:
+        for _ in pool.map(write_chunk, chunks):
             pass
 
 
