@@ -24,6 +24,11 @@ import crossgram as cg
 from crossgram.accumulator import Accumulator, Workspace
 from crossgram.evaluation.binned_scores import score_all_pairs
 from crossgram.kernels import RUN_TILES, tile_rows_of
+from crossgram.kernels.cupy_slices import (
+    add_cross_by_slices,
+    add_gram_by_slices,
+    slices_are_faster,
+)
 from crossgram.spaces import Space, map_pairs
 
 _REPEATS = 3
@@ -71,6 +76,29 @@ def product_seconds(p: int, q: int) -> float:
             cupy.cublas.gemm("T", "N", x, y, out=cross, beta=1.0)
 
     return _seconds(multiply) / (8 * _TILE)
+
+
+def by_slices(dim: int = 2048) -> dict[str, Any]:
+    """Measure float64 products made of products of integers, on a GPU that would not need them."""
+    x, y = (cupy.random.standard_normal((_TILE, dim)) for _ in range(2))
+    gram, cross = cupy.zeros((dim, dim)), cupy.zeros((dim, dim))
+    what = f"products by slices, {dim} to {dim}"
+    try:
+        add_cross_by_slices(x, y, cross)
+    except cupy.cuda.cublas.CUBLASError as error:
+        return {"what": what, "error": str(error)}
+    error = cupy.abs(cross - x.T @ y) / cupy.outer(*(cupy.linalg.norm(z, axis=0) for z in (x, y)))
+
+    def multiply() -> None:
+        add_gram_by_slices(x, gram)
+        add_cross_by_slices(x, y, cross)
+
+    return {
+        "what": what,
+        "times the rate of float64": product_seconds(dim, dim) * _TILE / _seconds(multiply),
+        "largest difference, of the lengths": float(error.max()),
+        "are used": slices_are_faster(0),
+    }
 
 
 def rows_of(rows: int, dim: int, dtype: str) -> tuple[Rows, Rows]:
@@ -324,6 +352,7 @@ def main(folder: Path) -> None:
 
     parts: dict[str, Callable[[], Any]] = {
         "resident": resident,
+        "slices": by_slices,
         "host": lambda: from_host(copying),
         "side by side": lambda: side_by_side(lambda found: keep("side by side", found)),
         "solution": solution,
@@ -347,7 +376,7 @@ def _text(results: dict[str, Any]) -> str:
     for each in results.get("side by side", []):
         how = each.get("error") or f"{each['seconds']:.2f} s, {each['digits']:.1f} digits"
         lines.append(f"{each['what']}: {how}")
-    names = ("solution", "mapping", "scoring", "store")
+    names = ("slices", "solution", "mapping", "scoring", "store")
     lines += [str(results[name]) for name in names if results.get(name)]
     return "\n".join(lines) + "\n"
 

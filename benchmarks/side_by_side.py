@@ -29,9 +29,6 @@ from crossgram.plan import parse_bytes
 from crossgram.resources import available_threads
 
 _SIZES = ("200000x512", "1000000x512", "200000x2048")
-_PATIENCE = 300
-"""Seconds that all runs of one peer may take, unless the first takes as long by itself."""
-
 _LIMIT = 3600
 _OUT_OF_MEMORY = re.compile(r"MemoryError|an(no|')t allocate|bad_alloc|can't start new thread")
 """What NumPy, PyTorch, C++ and Python say; a thread that cannot start has no room for its stack."""
@@ -51,11 +48,11 @@ class _Runs:
     digits: list[float] = field(default_factory=list)
     failed: str | None = None
 
-    def are_enough(self, rounds: int) -> bool:
-        """Tell whether there were as many as were asked for, or as there is patience for."""
+    def are_enough(self, rounds: int, patience: int) -> bool:
+        """Tell whether there were as many as were asked for, or as may take so many seconds."""
         if self.failed or not self.seconds:
             return bool(self.failed)
-        return len(self.seconds) >= min(rounds, max(1, _PATIENCE // max(self.seconds)))
+        return len(self.seconds) >= min(rounds, max(1, patience // max(self.seconds)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
@@ -91,6 +88,9 @@ def _size(_context: object, _parameter: object, given: Sequence[str]) -> list[tu
     help="ROWSxCOLUMNS; source and target are as wide.",
 )
 @click.option("--rounds", default=5, show_default=True)
+@click.option(
+    "--patience", default=300, show_default=True, help="Seconds that all runs of a peer may take."
+)
 @click.option("--memory", help="That a peer may map, such as 8GiB.  [default: 5/6 of all]")
 @click.option("--only", multiple=True, type=click.Choice([*PEERS]), help="Instead of all.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures, and write nothing.")
@@ -98,6 +98,7 @@ def main(
     folder: Path,
     sizes: list[tuple[int, int]],
     rounds: int,
+    patience: int,
     memory: str | None,
     only: tuple[str, ...],
     as_json: bool,
@@ -105,10 +106,15 @@ def main(
     """Measure and write to RESULTS.md, a section for each size."""
     names = only or tuple(PEERS)
     room = int(_SHARE * _machine_memory()) if memory is None else parse_bytes(memory)
-    conditions = {"memory": room, "threads": available_threads(), "rounds": rounds}
+    conditions = {
+        "memory": room,
+        "threads": available_threads(),
+        "rounds": rounds,
+        "patience": patience,
+    }
     measured = []
     for rows, columns in sizes:
-        found = conditions | _measured(folder, rows, columns, rounds, names, room)
+        found = conditions | _measured(folder, rows, columns, rounds, patience, names, room)
         measured.append(found)
         if not as_json:
             write(f"side by side {rows}x{columns}", _text(found), found)
@@ -117,7 +123,13 @@ def main(
 
 
 def _measured(
-    folder: Path, rows: int, columns: int, rounds: int, names: Sequence[str], room: int
+    folder: Path,
+    rows: int,
+    columns: int,
+    rounds: int,
+    patience: int,
+    names: Sequence[str],
+    room: int,
 ) -> dict[str, Any]:
     """Run all peers in turn, round by round, so that what slows the machine meets all alike."""
     x, y, _ = pair(folder, rows, columns, columns)
@@ -132,7 +144,7 @@ def _measured(
         for number in range(rounds):
             ceilings.append(blas_seconds(rows, columns, columns, repeats=1))
             for name in random.Random(number).sample(names, len(names)):
-                if not runs[name].are_enough(rounds):
+                if not runs[name].are_enough(rounds, patience):
                     read_into_cache(x, y)
                     _run(name, [str(room), small, x.parent], exact, runs[name])
                     _say(f"round {number + 1} of {rounds}: {name}: {runs[name].to_dict()}")
@@ -246,8 +258,9 @@ def _text(data: dict[str, Any]) -> str:
         "From Zarr stores of float32 in the page cache to the map, with an intercept, condition "
         f"3,000, by {data['threads']} threads, each run in a process "
         "of its own that has mapped a small pair before; medians of runs taken in turn, peers in "
-        "another order each round. A peer whose runs together would take more than five minutes "
-        "has fewer of them. Peaks are of the resident set, above that after the small pair; "
+        "another order each round. A peer whose runs together would take more than "
+        f"{data['patience']} seconds has fewer of them. Peaks are of the resident set, above that "
+        "after the small pair; "
         f"{data['memory'] / 2**30:.1f} GiB may be mapped above it. Digits are -log10 of the "
         "relative error of the worst column of M, against crossgram's map of 14 digits. "
         "Arithmetic is float64 where nothing else is said; ridges are 1e-12. All read through "

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from test_slices import cross_by_slices, gram_by_slices, rows_of_all_sizes, sliced
 
 import crossgram as cg
 from crossgram import dense
@@ -17,7 +18,9 @@ from crossgram.accumulator import Accumulator, Workspace
 from crossgram.devices import check_device
 from crossgram.errors import InputError, MemoryLimitError, NonFiniteError
 from crossgram.evaluation import binned_scores
-from crossgram.kernels import RUN_TILES, tile_rows_of
+from crossgram.kernels import RUN_TILES, backend_of, tile_rows_of
+from crossgram.kernels import numpy as numpy_kernels
+from crossgram.kernels.slices import SLICES
 from crossgram.plan import make_plan
 from crossgram.source import open_source
 from crossgram.spaces import Space, all_pairs
@@ -105,6 +108,33 @@ def test_fast_products(device: str) -> None:
         assert block.tobytes() != exact.blocks[pair_of].tobytes()
 
 
+def test_products_by_slices(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if device == "cpu":
+        monkeypatch.setattr(numpy_kernels, "add_gram", gram_by_slices)
+        monkeypatch.setattr(numpy_kernels, "add_cross", cross_by_slices)
+    else:
+        monkeypatch.setattr("crossgram.kernels.cupy.slices_are_faster", lambda _: True)
+        assert backend_of("cuda:0") == "cupy, int8 slices"
+    x, y = pair(3001)
+    check(cg.accumulate([x, y], device=device), [x, y])
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=GPU)], indirect=True)
+def test_slices_are_the_same_there(device: str) -> None:
+    import cupy
+
+    from crossgram.kernels.cupy_slices import _sliced
+
+    z = rows_of_all_sizes(1003, 30)
+    there, here = _sliced(cupy.asarray(z)), sliced(z)
+    digits = there.digits.get()
+    assert digits.shape == (SLICES, 1004, 32)
+    assert (digits[:, :1003, :30] == here.digits).all()
+    digits[:, :1003, :30] = 0
+    assert not digits.any()
+    assert (there.exponents.get() == here.exponents).all()
+
+
 def test_only_what_a_map_needs(device: str) -> None:
     x, y = pair(5000)
     found = cg.accumulate([x, y], names=["a", "b"], maps=[("a", "b")], device=device)
@@ -186,7 +216,7 @@ def test_a_fit_and_its_further_passes(device: str) -> None:
     y = x @ planted
     once = cg.fit(x, y, device=device)
     assert once.certificate is not None
-    assert once.certificate.backend == ("numpy" if device == "cpu" else "cupy")
+    assert once.certificate.backend == backend_of(check_device(device))
     error = np.linalg.norm(once.weight.T - planted) / np.linalg.norm(planted)
     # the Gram matrix's condition number is 9e6; y itself is rounded
     assert error <= 1e-9

@@ -56,7 +56,7 @@ class Certificate:
         How the map was solved: least squares by one of the first two.
     precision : {"exact", "fast"}
         Arithmetic of the products.
-    backend : {"numpy", "cupy"}
+    backend : {"numpy", "cupy", "cupy, int8 slices"}
         What computed them; "numpy" too of moments that were read from a file.
     intercept : bool
         Whether a bias was fitted.

@@ -16,6 +16,7 @@ from crossgram.evidence import Affine, ends
 from crossgram.folds import FoldedMoments
 from crossgram.further_passes import check_digits, refine
 from crossgram.grouping import group_count
+from crossgram.kernels import backend_of
 from crossgram.least_squares import Fit
 from crossgram.linear_map import LinearMap
 from crossgram.maps import Method
@@ -217,7 +218,7 @@ def fit_with_report(
             again=partial(refine, ready, digits=digits, progress=progress),
         )
         return FitReport(
-            map=_computed_on(ready.plan.device, solved),
+            map=_computed_on(ready.plan.device, settled.client, solved),
             moments=moments,
             plan=ready.plan,
             seconds=time.perf_counter() - started,
@@ -316,10 +317,12 @@ def solve_with_path(
     return (solved if remember else replace(solved, fitted_on=UNSEEN)), path
 
 
-def _computed_on(device: str, solved: LinearMap) -> LinearMap:
+def _computed_on(device: str, client: Any, solved: LinearMap) -> LinearMap:
     if device == "cpu" or solved.certificate is None:
         return solved
-    return replace(solved, certificate=replace(solved.certificate, backend="cupy"))
+    # a cluster's GPUs may be of several kinds
+    backend = backend_of(device) if client is None else "cupy"
+    return replace(solved, certificate=replace(solved.certificate, backend=backend))
 
 
 def _solve(

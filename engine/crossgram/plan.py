@@ -384,11 +384,17 @@ def _on_device(
     precision: str,
     tile_rows: int,
 ) -> int:
-    """Return the bytes that a lane holds on a GPU: rows as they are read, two tiles, the sums."""
+    """Return the bytes that a lane holds on a GPU: rows as they are read, two tiles, the sums.
+
+    Slices of a tile, which some GPUs multiply instead, take as much as the tile; whether this one
+    does, is not known before it is used.
+    """
     row_bytes = sum(source.dim * source.dtype.itemsize for source in sources)
     # of a further pass, the triangle
     triangle = 8 * max(space.dim for space in spaces) ** 2
     tiles = 2 * _tile_bytes(spaces, kept, precision, tile_rows)
+    if precision == "exact":
+        tiles += _tile_bytes(spaces, kept, precision, tile_rows) + 8 * kept
     # of unit rows, those of one space are still there when the next are made
     tiles += _unit_row_bytes(spaces, tile_rows)
     return _BLAS_BYTES + tile_rows * row_bytes + tiles + 8 * folds * kept + triangle

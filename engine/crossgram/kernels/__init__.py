@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from crossgram.devices import check_device, gpu_number
 
-__all__ = ["RUN_TILES", "Kernels", "kernels_of", "tile_rows_of"]
+__all__ = ["RUN_TILES", "Kernels", "backend_of", "kernels_of", "tile_rows_of"]
 
 RUN_TILES = 16
 """Tiles about one shift at most, which bounds what cancels when it is corrected for."""
@@ -141,3 +141,18 @@ def kernels_of(device: str) -> Kernels:
     from crossgram.kernels.cupy import GpuKernels
 
     return GpuKernels(gpu_number(device))
+
+
+def backend_of(device: str) -> str:
+    """Return what multiplies rows on a device here, as a certificate names it.
+
+    Parameters
+    ----------
+    device : str
+        "cpu", or "cuda:K" as `check_device` returns it.
+    """
+    if device == "cpu":
+        return "numpy"
+    from crossgram.kernels.cupy import GpuKernels
+
+    return "cupy, int8 slices" if GpuKernels(gpu_number(device)).by_slices else "cupy"

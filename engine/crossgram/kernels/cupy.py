@@ -21,6 +21,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from crossgram.devices import on_gpu
 from crossgram.errors import MemoryLimitError
+from crossgram.kernels.cupy_slices import (
+    add_cross_by_slices,
+    add_gram_by_slices,
+    slices_are_faster,
+)
 
 __all__ = ["GpuKernels"]
 
@@ -57,6 +62,11 @@ class GpuKernels:
     ----------
     number : int
         Of the GPU, among those that this process sees.
+
+    Attributes
+    ----------
+    by_slices : bool
+        Whether float64 products are made of products of integers: where that is faster.
     """
 
     tile_sets = 2
@@ -68,6 +78,8 @@ class GpuKernels:
             self._copying, self._computing = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
             self._staged = cupy.cuda.Event(disable_timing=True)
             self._multiplied = [cupy.cuda.Event(disable_timing=True) for _ in range(self.tile_sets)]
+        with self._on(self._computing):
+            self.by_slices = slices_are_faster(number)
 
     def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
         """Return zeros there."""
@@ -184,7 +196,10 @@ class GpuKernels:
     def add_gram(self, z: Any, out: Any, scratch: Any | None) -> None:
         """Add the upper triangle of zᵀz to `out` (p, p); float32 rows go through `scratch`."""
         if scratch is None:
-            cupy.cublas.syrk("T", z, out=out, beta=1.0)
+            if self.by_slices:
+                add_gram_by_slices(z, out)
+            else:
+                cupy.cublas.syrk("T", z, out=out, beta=1.0)
             return
         for start in range(0, len(z), _FLOAT32_ROWS):
             cupy.cublas.syrk("T", z[start : start + _FLOAT32_ROWS], out=scratch)
@@ -193,7 +208,10 @@ class GpuKernels:
     def add_cross(self, x: Any, y: Any, out: Any, scratch: Any | None) -> None:
         """Add xᵀy to `out` (p, q); float32 rows go through `scratch`."""
         if scratch is None:
-            cupy.cublas.gemm("T", "N", x, y, out=out, beta=1.0)
+            if self.by_slices:
+                add_cross_by_slices(x, y, out)
+            else:
+                cupy.cublas.gemm("T", "N", x, y, out=out, beta=1.0)
             return
         for start in range(0, len(x), _FLOAT32_ROWS):
             rows = slice(start, start + _FLOAT32_ROWS)
