@@ -23,13 +23,15 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import crossgram as cg
 from crossgram.accumulation import Options, prepared
+from crossgram.accumulator import Accumulator
 from crossgram.merge_tree import MergeTree, merge_folds
 from crossgram.moments import Moments
 from crossgram.plan import make_plan
+from crossgram.residual_moments import ResidualAccumulator
 from crossgram.row_checks import unmasked_tiles
 from crossgram.segment_sums import _selection
 from crossgram.source import Source, open_source
-from crossgram.spaces import Space
+from crossgram.spaces import Space, all_pairs
 from crossgram.store import Column
 
 # six segments of 16,384 rows, the last of them short
@@ -574,3 +576,49 @@ class TestBalance:
             accumulated(balance=True)
         with pytest.raises(cg.InputError, match="balance: given with weights"):
             cg.accumulate(self.stores(tmp_path), balance=True, weights=np.ones(60))
+
+
+class TestSpentSums:
+    """Their memory is used again, whatever is in it."""
+
+    SPACES = (Space("a", 3), Space("b", 2))
+
+    def rows(self, start: int) -> list[NDArray[np.float32]]:
+        return [X[start : start + 2000], Y[start : start + 2000]]
+
+    def test_of_moments(self) -> None:
+        accumulator = Accumulator(self.SPACES, all_pairs(2))
+        accumulator.add(self.rows(0))
+        spent = accumulator.moments()
+        kept = dict(spent.blocks)
+        for block in kept.values():
+            block.fill(np.nan)
+        accumulator.add(self.rows(2000))
+        found = accumulator.moments(spent)
+        assert all(found.blocks[pair] is kept[pair] for pair in kept)
+        assert_same_bits(found, moments_of(self.rows(2000)))
+        nothing = accumulator.moments(found)
+        assert all(nothing.blocks[pair] is kept[pair] for pair in kept)
+        assert_same_bits(nothing, Moments({"a": 3, "b": 2}))
+
+    def test_of_residuals(self) -> None:
+        def accumulator() -> ResidualAccumulator:
+            return ResidualAccumulator(
+                self.SPACES, np.ones((3, 2)), np.ones(2), skip_nonfinite=False, labels=NAMES
+            )
+
+        def added(to: ResidualAccumulator, start: int) -> ResidualAccumulator:
+            numbers = [np.arange(2000)] * 2
+            to.add(self.rows(start), weights=None, row_numbers=numbers)
+            return to
+
+        once = accumulator()
+        spent = added(once, 0).moments()
+        for array in (*spent.products, spent.squares):
+            array.fill(np.nan)
+        added(once, 2000).moments(spent)
+        found, expected = added(once, 4000).moments(), added(accumulator(), 4000).moments()
+        assert found is spent
+        for own, other in zip(found.products, expected.products, strict=True):
+            assert own.tobytes() == other.tobytes()
+        assert found.squares.tobytes() == expected.squares.tobytes()
