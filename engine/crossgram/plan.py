@@ -415,8 +415,9 @@ def _lanes_that_fit(device: str, lane_bytes: int, free: int | None) -> int:
 def _further(dims: Sequence[int], numbers: int, solve: Pair) -> int:
     """Return the bytes that a further pass has besides those of the first."""
     p, q = (dims[k] for k in solve)
-    # the moments of the first, a triangle, singular vectors, coefficients
-    return 8 * (numbers + 3 * p * p + p * q)
+    # the moments of the first, a triangle, singular vectors, coefficients, and what the allocator
+    # keeps of the first solution: at most three matrices were measured
+    return 8 * (numbers + 6 * p * p + p * q)
 
 
 def _solving(dims: Sequence[int], pairs: frozenset[Pair], folds: int, solve: Pair | None) -> int:
