@@ -338,15 +338,15 @@ def two() -> Iterator[Client]:
         yield started
 
 
-def _limit(block: int, part: int) -> None:
-    mapping._BLOCK_BYTES, mapping._PART_BYTES = block, part
+def _limit(far_block: int, block: int, part: int) -> None:
+    mapping._FAR_BLOCK_BYTES, mapping._BLOCK_BYTES, mapping._PART_BYTES = far_block, block, part
 
 
 @pytest.fixture
 def small(two: Client) -> Iterator[None]:
     """Have a few hundred rows be many blocks and parts, here and on the workers."""
-    kept = mapping._BLOCK_BYTES, mapping._PART_BYTES
-    for limits in ((100 * 40 * 4, 200 * 30 * 8), kept):
+    kept = mapping._FAR_BLOCK_BYTES, mapping._BLOCK_BYTES, mapping._PART_BYTES
+    for limits in ((100 * 40 * 4, 100 * 40 * 4, 200 * 30 * 8), kept):
         _limit(*limits)
         two.run(_limit, *limits)
         if limits != kept:

@@ -39,6 +39,9 @@ __all__ = ["apply"]
 _BLOCK_BYTES = 4 << 20
 """Of rows that are read at once, if chunks are no larger: of what stays in the caches."""
 
+_FAR_BLOCK_BYTES = 16 << 20
+"""The same where a block costs requests to a service, many at a time, or a task of a cluster."""
+
 _PART_BYTES = 64 << 20
 """Of mapped rows, that a task may hold so that chunks of both stores are whole."""
 
@@ -118,7 +121,9 @@ def apply(
     applied = None if client is not None else _Applied.of(mapping, device)
     kind = "float64" if rows.dtype.itemsize >= 8 else "float32"
     unit = rows.chunk_rows
-    block_rows = unit * max(1, _BLOCK_BYTES // (unit * rows.dim * rows.dtype.itemsize))
+    is_near = client is None and not rows.fetched and not isinstance(place, ObjectPath)
+    block_bytes = _BLOCK_BYTES if is_near else _FAR_BLOCK_BYTES
+    block_rows = unit * max(1, block_bytes // (unit * rows.dim * rows.dtype.itemsize))
     written = Layout.of(mapping.target.dim, dtype=kind, **layout).unit_rows
     part_rows = _part_rows(written, block_rows, mapping.target.dim)
     created = EmbeddingStore.create(
