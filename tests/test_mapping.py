@@ -23,6 +23,7 @@ import crossgram as cg
 from crossgram import mapping, store_writer
 from crossgram.cluster import cluster_client
 from crossgram.codecs import CODECS
+from crossgram.source import open_source
 
 Matrix = NDArray[Any]
 
@@ -338,15 +339,15 @@ def two() -> Iterator[Client]:
         yield started
 
 
-def _limit(far_block: int, block: int, part: int) -> None:
-    mapping._FAR_BLOCK_BYTES, mapping._BLOCK_BYTES, mapping._PART_BYTES = far_block, block, part
+def _limit(far: int, block: int, part: int) -> None:
+    mapping._FAR_BYTES, mapping._BLOCK_BYTES, mapping._PART_BYTES = far, block, part
 
 
 @pytest.fixture
 def small(two: Client) -> Iterator[None]:
     """Have a few hundred rows be many blocks and parts, here and on the workers."""
-    kept = mapping._FAR_BLOCK_BYTES, mapping._BLOCK_BYTES, mapping._PART_BYTES
-    for limits in ((100 * 40 * 4, 100 * 40 * 4, 200 * 30 * 8), kept):
+    kept = mapping._FAR_BYTES, mapping._BLOCK_BYTES, mapping._PART_BYTES
+    for limits in ((300 * 40 * 4, 100 * 40 * 4, 200 * 30 * 8), kept):
         _limit(*limits)
         two.run(_limit, *limits)
         if limits != kept:
@@ -500,3 +501,28 @@ def _but_embeddings(refused: Any) -> Any:
         append(self, values)
 
     return checked
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 64, 1000, 2500])
+@pytest.mark.parametrize("columns", [512, 600])
+def test_the_same_rows_are_mapped_together_near_and_far(chunk_rows: int, columns: int) -> None:
+    """For BLAS may give other last bits to rows that are multiplied with others."""
+    zeros = zarr.create_array(
+        zarr.storage.MemoryStore(),
+        shape=(40_000, columns),
+        chunks=(chunk_rows, columns),
+        dtype="f4",
+    )
+    source = open_source(zeros, "rows")
+
+    def mapped_at_once(cut: mapping._Cut) -> list[tuple[int, int]]:
+        return [
+            (start + own.start, start + own.stop)
+            for start in range(0, source.rows, cut.read)
+            for own in cut.pieces(min(cut.read, source.rows - start), 870)
+        ]
+
+    near, far = (mapping._Cut.of(source, 1024, columns, is_near) for is_near in (True, False))
+    assert far.read > near.read
+    assert mapped_at_once(near) == mapped_at_once(far)
+    assert {len(range(*own)) > 870 for own in mapped_at_once(near)} == {False}

@@ -218,7 +218,7 @@ def fit_with_report(
             again=partial(refine, ready, digits=digits, progress=progress),
         )
         return FitReport(
-            map=_computed_on(ready.plan.device, settled.client, solved),
+            map=_computed_on(ready.plan, settled.client, solved),
             moments=moments,
             plan=ready.plan,
             seconds=time.perf_counter() - started,
@@ -317,11 +317,11 @@ def solve_with_path(
     return (solved if remember else replace(solved, fitted_on=UNSEEN)), path
 
 
-def _computed_on(device: str, client: Any, solved: LinearMap) -> LinearMap:
-    if device == "cpu" or solved.certificate is None:
+def _computed_on(plan: Plan, client: Any, solved: LinearMap) -> LinearMap:
+    if plan.device == "cpu" or solved.certificate is None:
         return solved
     # a cluster's GPUs may be of several kinds
-    backend = backend_of(device) if client is None else "cupy"
+    backend = backend_of(plan.device, plan.precision) if client is None else "cupy"
     return replace(solved, certificate=replace(solved.certificate, backend=backend))
 
 

@@ -37,10 +37,10 @@ from crossgram.zarr_io import write_rows
 __all__ = ["apply"]
 
 _BLOCK_BYTES = 4 << 20
-"""Of rows that are read at once, if chunks are no larger: of what stays in the caches."""
+"""Of rows that are read and mapped at once, if chunks are no larger: what stays in the caches."""
 
-_FAR_BLOCK_BYTES = 16 << 20
-"""The same where a block costs requests to a service, many at a time, or a task of a cluster."""
+_FAR_BYTES = 16 << 20
+"""Of rows that are read at once where that costs requests, many at a time, or a cluster's task."""
 
 _PART_BYTES = 64 << 20
 """Of mapped rows, that a task may hold so that chunks of both stores are whole."""
@@ -120,12 +120,9 @@ def apply(
     check_device_name(device)
     applied = None if client is not None else _Applied.of(mapping, device)
     kind = "float64" if rows.dtype.itemsize >= 8 else "float32"
-    unit = rows.chunk_rows
     is_near = client is None and not rows.fetched and not isinstance(place, ObjectPath)
-    block_bytes = _BLOCK_BYTES if is_near else _FAR_BLOCK_BYTES
-    block_rows = unit * max(1, block_bytes // (unit * rows.dim * rows.dtype.itemsize))
     written = Layout.of(mapping.target.dim, dtype=kind, **layout).unit_rows
-    part_rows = _part_rows(written, block_rows, mapping.target.dim)
+    cut = _Cut.of(rows, written, mapping.target.dim, is_near)
     created = EmbeddingStore.create(
         place,
         mapping.target.dim,
@@ -137,15 +134,44 @@ def apply(
     )
     if applied is not None:
         with created as writer:
-            _write(writer, applied, rows, block_rows, part_rows, progress)
+            _write(writer, applied, rows, cut, progress)
     else:
-        held = block_rows * rows.dim * rows.dtype.itemsize + part_rows * mapping.target.dim * 8
+        held = cut.read * rows.dim * rows.dtype.itemsize + cut.part * mapping.target.dim * 8
         check_workers(client, [rows], _HELD * held)
         address = address_of(rows)
         with created as writer:
-            job = _Job(uuid.uuid4().hex, mapping, device, address, writer.array, block_rows)
-            _write_on_cluster(writer, job, rows, part_rows, client, progress)
+            job = _Job(uuid.uuid4().hex, mapping, device, address, writer.array, cut)
+            _write_on_cluster(writer, job, rows, client, progress)
     return EmbeddingStore.open(out)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How many rows a task writes, reads at once, and maps at once, at most.
+
+    Rows that are read at once are whole blocks, so that the same rows are mapped together, to the
+    same bits, wherever they are read and written.
+    """
+
+    part: int
+    read: int
+    block: int
+
+    @classmethod
+    def of(cls, rows: Source, written: int, dim: int, is_near: bool) -> _Cut:
+        """Cut rows that are mapped to `dim` columns, of which `written` are stored together."""
+        chunk_bytes = rows.chunk_rows * rows.dim * rows.dtype.itemsize
+        chunks = max(1, _BLOCK_BYTES // chunk_bytes)
+        blocks = 1 if is_near else max(1, _FAR_BYTES // (chunks * chunk_bytes))
+        block = chunks * rows.chunk_rows
+        return cls(_part_rows(written, blocks * block, dim), blocks * block, block)
+
+    def pieces(self, rows: int, most: int) -> Iterator[slice]:
+        """Cut rows that were read at once into blocks, and blocks into pieces of at most `most`."""
+        for start in range(0, rows, self.block):
+            stop = min(start + self.block, rows)
+            for first in range(start, stop, most):
+                yield slice(first, min(first + most, stop))
 
 
 def _part_rows(unit: int, block_rows: int, dim: int) -> int:
@@ -175,18 +201,16 @@ def _write(
     writer: StoreWriter,
     applied: _Applied,
     rows: Source,
-    block_rows: int,
-    part_rows: int,
+    cut: _Cut,
     progress: ProgressCallback,
 ) -> None:
-    parts = _parts(rows.rows, part_rows)
-    work = partial(_write_part, writer.array, applied, rows, block_rows)
+    work = partial(_write_part, writer.array, applied, rows, cut)
     with (
         one_blas_thread(),
         ThreadPoolExecutor(available_threads(), "crossgram-apply") as pool,
     ):
         try:
-            _report(pool.map(work, parts), rows, progress)
+            _report(pool.map(work, _parts(rows.rows, cut.part)), rows, progress)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -214,21 +238,20 @@ class _Job:
     device: str
     address: str
     array: zarr.Array[Any]
-    block_rows: int
+    cut: _Cut
 
 
 def _write_on_cluster(
     writer: StoreWriter,
     job: _Job,
     rows: Source,
-    part_rows: int,
     client: Any,
     progress: ProgressCallback,
 ) -> None:
     storage = writer.array.store
     if isinstance(storage, LocalStore):
         check_sees(client, [storage.root])
-    parts = _parts(rows.rows, part_rows)
+    parts = _parts(rows.rows, job.cut.part)
     _report(over_workers(client, _map_part, parts, job, large=True, drained=True), rows, progress)
     writer.copy_columns(rows.ids, rows.labels, rows.masked)
 
@@ -242,11 +265,11 @@ def _map_part(part: tuple[int, int], job: _Job) -> int:
     rows = opened_once(job.run, job.address)
     applied = _Applied.of(job.mapping, job.device)
     with one_blas_thread():
-        return _write_part(job.array, applied, rows, job.block_rows, part)
+        return _write_part(job.array, applied, rows, job.cut, part)
 
 
 def _write_part(
-    array: zarr.Array[Any], applied: _Applied, rows: Source, block_rows: int, part: tuple[int, int]
+    array: zarr.Array[Any], applied: _Applied, rows: Source, cut: _Cut, part: tuple[int, int]
 ) -> int:
     """Map the rows from a start to a stop and write them; return how many.
 
@@ -254,49 +277,34 @@ def _write_part(
     """
     first, last = part
     found = np.empty((last - first, array.shape[1]), array.dtype)
-    values = np.empty((min(block_rows, last - first), rows.dim), rows.dtype)
-    for start in range(first, last, block_rows):
-        block = values[: min(start + block_rows, last) - start]
-        rows.read(start, block)
-        masked = masked_rows([rows], start, start + len(block))
-        for place, mapped in map(_mapped, _pieces(applied, block, masked, rows.label, start)):
-            found[place - first : place - first + len(mapped)] = mapped
+    values = np.empty((min(cut.read, last - first), rows.dim), rows.dtype)
+    most = max(1, _BLOCK_BYTES // (8 * applied.columns))
+    for start in range(first, last, cut.read):
+        read = values[: last - start]
+        rows.read(start, read)
+        masked = masked_rows([rows], start, start + len(read))
+        into = found[start - first :]
+        for own in cut.pieces(len(read), most):
+            hidden = None if masked is None else masked[own]
+            into[own] = _mapped(applied, read[own], hidden, rows.label, start + own.start)
     write_rows(array, first, found, threads=1)
     return last - first
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Some rows to map; the first is `start` of the store."""
-
-    applied: _Applied
-    rows: NDArray[Any]
-    masked: NDArray[np.bool_] | None
-    label: str
-    start: int
-
-
-def _pieces(
+def _mapped(
     applied: _Applied,
     rows: NDArray[Any],
     masked: NDArray[np.bool_] | None,
     label: str,
     start: int,
-) -> Iterator[_Piece]:
-    size = max(1, _BLOCK_BYTES // (8 * applied.columns))
-    for first in range(0, len(rows), size):
-        own = slice(first, first + size)
-        inside = None if masked is None else masked[own]
-        yield _Piece(applied, rows[own], inside, label, start + first)
-
-
-def _mapped(piece: _Piece) -> tuple[int, NDArray[Any]]:
+) -> NDArray[Any]:
+    """Map some rows, the first of which is `start` of the store."""
     with np.errstate(over="ignore", invalid="ignore"):
-        mapped = piece.applied.to(piece.rows)
-        _refuse_nonfinite(mapped, piece.rows, piece.masked, piece.label, piece.start)
-    if piece.masked is not None:
-        mapped[piece.masked] = np.nan
-    return piece.start, mapped
+        mapped = applied.to(rows)
+        _refuse_nonfinite(mapped, rows, masked, label, start)
+    if masked is not None:
+        mapped[masked] = np.nan
+    return mapped
 
 
 def _refuse_nonfinite(

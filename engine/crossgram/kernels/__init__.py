@@ -143,16 +143,19 @@ def kernels_of(device: str) -> Kernels:
     return GpuKernels(gpu_number(device))
 
 
-def backend_of(device: str) -> str:
+def backend_of(device: str, precision: str) -> str:
     """Return what multiplies rows on a device here, as a certificate names it.
 
     Parameters
     ----------
     device : str
         "cpu", or "cuda:K" as `check_device` returns it.
+    precision : {"exact", "fast"}
+        Of the products; float32 ones are never made of slices.
     """
     if device == "cpu":
         return "numpy"
     from crossgram.kernels.cupy import GpuKernels
 
-    return "cupy, int8 slices" if GpuKernels(gpu_number(device)).by_slices else "cupy"
+    by_slices = precision == "exact" and GpuKernels(gpu_number(device)).by_slices
+    return "cupy, int8 slices" if by_slices else "cupy"
