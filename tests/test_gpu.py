@@ -95,6 +95,15 @@ def test_moments_of_more_rows_than_a_run_at_once(device: str) -> None:
         check(accumulator.moments(), [x, y])
 
 
+def test_moments_by_short_tiles(device: str) -> None:
+    x, y = pair(3001)
+    spaces = (Space("a", P), Space("b", Q))
+    work = Workspace.allocate(spaces, all_pairs(2), "exact", check_device(device), tile_rows=77)
+    accumulator = Accumulator(spaces, all_pairs(2), workspace=work)
+    accumulator.add([x, y])
+    check(accumulator.moments(), [x, y])
+
+
 def test_fast_products(device: str) -> None:
     x, y = pair(20_000)
     found = cg.accumulate([x, y], device=device, precision="fast")
@@ -283,8 +292,20 @@ class TestPlan:
         # as read in float32, two tiles in float64, three blocks
         assert lane >= rows * 4 + 2 * rows * 8 + 3 * 64 * 64 * 8
         assert self.plan(threads=4, device_memory=2 * lane).threads == 2
+
+    def test_takes_shorter_tiles_where_one_lane_does_not_fit(self) -> None:
+        full = self.plan(threads=1)
+        least = full.device_memory_bytes
+        for tile_rows in (8192, 4096, 2048, 1024):
+            plan = self.plan(threads=4, device_memory=least - 1)
+            assert (plan.tile_rows, plan.threads) == (tile_rows, 1)
+            # the same work is done, in the same parts
+            assert plan.segment_rows == full.segment_rows
+            assert plan.block_rows % tile_rows == 0
+            assert plan.device_memory_bytes < least
+            least = plan.device_memory_bytes
         with pytest.raises(MemoryLimitError, match=r"device: cuda:0 has .* MB free"):
-            self.plan(device_memory=lane - 1)
+            self.plan(device_memory=least - 1)
 
 
 @pytest.mark.skipif(HAS_GPU, reason="there is one")

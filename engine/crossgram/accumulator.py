@@ -56,8 +56,18 @@ class Workspace:
         pairs: Iterable[Pair],
         precision: str,
         device: str = "cpu",
+        tile_rows: int | None = None,
     ) -> Workspace:
         """Allocate what accumulators of these blocks and this precision need.
+
+        Parameters
+        ----------
+        spaces, pairs, precision
+            As for an accumulator.
+        device : str
+            "cpu", or "cuda:K" as `check_device` returns it.
+        tile_rows : int, optional
+            Rows of a tile; by default as many as the device needs to run at full rate.
 
         Raises
         ------
@@ -67,7 +77,7 @@ class Workspace:
         dims = [space.dim for space in spaces]
         exact = precision == "exact"
         dtype = np.float64 if exact else np.float32
-        kernels, rows = kernels_of(device), tile_rows_of(device)
+        kernels, rows = kernels_of(device), tile_rows or tile_rows_of(device)
         return cls(
             kernels,
             rows,

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -249,13 +250,34 @@ def row_map(
     return mapped
 
 
+_INSTALL = "pip install 'crossgram[cuda12]' or 'crossgram[cuda13]'"
+
+
 def _gpus() -> tuple[int, str]:
     """Return how many GPUs CuPy finds, and why there can be none."""
     try:
         import cupy
     except ImportError:
-        return 0, "CuPy is missing (pip install 'crossgram[cuda12]' or 'crossgram[cuda13]')"
+        return 0, f"CuPy is missing ({_INSTALL})"
     try:
-        return int(cupy.cuda.runtime.getDeviceCount()), ""
+        count = int(cupy.cuda.runtime.getDeviceCount())
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        return 0, f"CUDA cannot be used ({error})"
+        advice = ""
+        if "InsufficientDriver" in str(error):
+            advice = "; install NVIDIA's driver, a newer one, or CuPy for an older CUDA"
+        return 0, f"CUDA cannot be used ({error}{advice})"
+    lacking = [name for name in ("cublas", "nvrtc") if count and not _can_load(name)]
+    if lacking:
+        return 0, f"CUDA's {' and '.join(lacking)} cannot be loaded ({_INSTALL})"
+    return count, ""
+
+
+def _can_load(library: str) -> bool:
+    """Tell whether CuPy finds a library of CUDA, which its wheels don't bring."""
+    try:
+        own = import_module(f"cupy_backends.cuda.libs.{library}")
+        if library == "nvrtc":  # loaded when it is first used
+            own.getVersion()
+    except (ImportError, RuntimeError):
+        return False
+    return True

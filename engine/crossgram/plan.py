@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from crossgram.errors import InputError, MemoryLimitError
@@ -21,6 +22,7 @@ _MOST_SEGMENTS = 16_384
 _BLOCK_BYTES = 16 << 20
 _RING_BLOCKS = 3
 _SMALLEST_BLOCK = 1024
+_SMALLEST_TILE = 1024
 _RESERVED_BYTES = 32 << 20
 _THREAD_BYTES = 8 << 20
 _BLAS_BYTES = 96 << 20
@@ -51,8 +53,8 @@ class Plan:
         The blocks that are accumulated.
     rows : int
         Images.
-    segment_rows, block_rows : int
-        Rows of a segment and of one read.
+    segment_rows, block_rows, tile_rows : int
+        Rows of a segment, of one read, and of one product.
     ring_blocks : int
         Blocks that each thread's ring holds.
     threads : int
@@ -78,6 +80,7 @@ class Plan:
     rows: int
     segment_rows: int
     block_rows: int
+    tile_rows: int
     ring_blocks: int
     threads: int
     folds: int
@@ -112,6 +115,7 @@ class Plan:
             "segments": self.segments,
             "segment_rows": self.segment_rows,
             "block_rows": self.block_rows,
+            "tile_rows": self.tile_rows,
             "ring_blocks": self.ring_blocks,
             "threads": self.threads,
             "folds": self.folds,
@@ -184,13 +188,15 @@ def make_plan(
     kept = elements(dims, wanted) + (len(dims) * (len(dims) + sum(dims)) if norms else 0)
     tile_rows = tile_rows_of(device)
     segment_rows = _segment_rows(sources, rows, RUN_TILES * tile_rows)
-    block_rows = _block_rows(sources, segment_rows, tile_rows)
     count = min(threads or available_threads(), -(-rows // segment_rows))
     ring = _RING_BLOCKS
     lane_bytes = 0
     if device != "cpu":
-        lane_bytes = _on_device(sources, spaces, kept, folds, precision, tile_rows)
+        lane = partial(_on_device, sources, spaces, kept, folds, precision)
+        tile_rows = _tile_that_fits(lane, tile_rows, device_memory)
+        lane_bytes = lane(tile_rows)
         count = min(count, _lanes_that_fit(device, lane_bytes, device_memory))
+    block_rows = _block_rows(sources, segment_rows, tile_rows)
 
     def estimate() -> dict[str, int]:
         terms = _streaming(
@@ -237,6 +243,7 @@ def make_plan(
         rows=rows,
         segment_rows=segment_rows,
         block_rows=block_rows,
+        tile_rows=tile_rows,
         ring_blocks=ring,
         threads=count,
         folds=folds,
@@ -261,9 +268,17 @@ def on_processor(plan: Plan, sources: Sequence[Source], threads: int | None) -> 
     threads : int, optional
         Segments to work on at once; by default the processors that this process may use.
     """
-    rows = _segment_rows(sources, plan.rows, RUN_TILES * tile_rows_of("cpu"))
+    tile = tile_rows_of("cpu")
+    rows = _segment_rows(sources, plan.rows, RUN_TILES * tile)
     count = min(threads or available_threads(), -(-plan.rows // rows))
-    return replace(plan, device="cpu", segment_rows=rows, threads=count, device_memory_bytes=0)
+    return replace(
+        plan,
+        device="cpu",
+        segment_rows=rows,
+        tile_rows=tile,
+        threads=count,
+        device_memory_bytes=0,
+    )
 
 
 def parse_bytes(text: str) -> int:
@@ -398,6 +413,13 @@ def _on_device(
     # of unit rows, those of one space are still there when the next are made
     tiles += _unit_row_bytes(spaces, tile_rows)
     return _BLAS_BYTES + tile_rows * row_bytes + tiles + 8 * folds * kept + triangle
+
+
+def _tile_that_fits(lane: Callable[[int], int], tile_rows: int, free: int | None) -> int:
+    """Return the rows of a tile, halved until a lane of so many fits, or they are too few."""
+    while free is not None and lane(tile_rows) > free and tile_rows > _SMALLEST_TILE:
+        tile_rows //= 2
+    return tile_rows
 
 
 def _lanes_that_fit(device: str, lane_bytes: int, free: int | None) -> int:

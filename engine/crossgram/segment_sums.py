@@ -106,7 +106,9 @@ class MomentsWork:
     def accumulators(self, folds: int) -> list[Accumulator]:
         """Return what adds up the rows of each fold; they share their tiles."""
         plan = self.plan
-        workspace = Workspace.allocate(plan.spaces, plan.pairs, plan.precision, plan.device)
+        workspace = Workspace.allocate(
+            plan.spaces, plan.pairs, plan.precision, plan.device, plan.tile_rows
+        )
         return [
             Accumulator(
                 plan.spaces,

@@ -21,6 +21,8 @@ _FACTOR = 1.5
 
 _ROWS, _DIM, _REPEATS = 8192, 1024, 3
 
+_CUDA_R_32I = 10  # of CUDA's library_types.h; CuPy has no name for it
+
 # cuBLAS has integer products where leading dimensions and rows are multiples of 4
 _MULTIPLE = 4
 
@@ -70,7 +72,7 @@ class _IntegerUnits:
             p,
             beta.ctypes.data,
             out.data.ptr,
-            runtime.CUDA_R_32I,
+            _CUDA_R_32I,
             q,
             cublas.CUBLAS_COMPUTE_32I,
             cublas.CUBLAS_GEMM_DEFAULT,
@@ -127,13 +129,14 @@ def slices_are_faster(number: int) -> bool:
 
 
 def _measure() -> bool:
-    x, y = (cupy.random.standard_normal((_ROWS, _DIM)) for _ in range(2))
-    out = cupy.zeros((_DIM, _DIM))
     try:
+        x, y = (cupy.random.standard_normal((_ROWS, _DIM)) for _ in range(2))
+        out = cupy.zeros((_DIM, _DIM))
         by_slices = _milliseconds(lambda: add_cross_by_slices(x, y, out))
-    except cublas.CUBLASError:  # a GPU, or a version, without products of integers
+        by_float64 = _milliseconds(lambda: cupy.cublas.gemm("T", "N", x, y, out=out, beta=1.0))
+    # a GPU, or a version, without products of integers; or no room to try, let alone for slices
+    except (cublas.CUBLASError, cupy.cuda.memory.OutOfMemoryError):
         return False
-    by_float64 = _milliseconds(lambda: cupy.cublas.gemm("T", "N", x, y, out=out, beta=1.0))
     return by_float64 > _FACTOR * by_slices
 
 
