@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
 # how long an example takes says more of what else runs on the machine
 settings.register_profile("crossgram", deadline=None)
@@ -23,3 +24,21 @@ def _environment() -> Iterator[None]:
     yield
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
+
+
+@pytest.fixture(scope="module")
+def one_blas_thread() -> Iterator[None]:
+    """Keep BLAS to one thread in a module whose subject is what is solved, not by how many threads.
+
+    Tests run side by side, one worker to a core; threads of BLAS that wait for each other there
+    take several times the work of the small matrices that are solved.
+    """
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
+
+
+@pytest.fixture(scope="class")
+def one_blas_thread_in_class() -> Iterator[None]:
+    """Keep BLAS to one thread as `one_blas_thread` does, in a class; others need its threads."""
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield

@@ -29,6 +29,8 @@ from crossgram.heads import ClassifierHead
 from crossgram.sampling import hold_out
 from crossgram.source import open_source
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
 NAMES = ("a", "b", "c")
 
 

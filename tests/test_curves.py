@@ -87,6 +87,7 @@ def curve() -> cg.LearningCurve:
     return cg.learning_curve(X, Y, sizes=SIZES, ranks=[1, 3, Q])
 
 
+@pytest.mark.usefixtures("one_blas_thread_in_class")
 class TestHeldOutR2:
     """Moments of buckets and of held-out rows give what rows would."""
 
@@ -291,6 +292,7 @@ class TestSizes:
         assert curve.to_dict()["enough"] == asdict(enough)
 
 
+@pytest.mark.usefixtures("one_blas_thread_in_class")
 class TestRanks:
     @pytest.mark.parametrize(
         ("dim", "expected"),

@@ -22,6 +22,8 @@ import crossgram as cg
 from crossgram.evidence import residual_squares
 from crossgram.least_squares import Fit, solve_least_squares
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
 Matrix = NDArray[np.float64]
 
 

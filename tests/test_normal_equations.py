@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from crossgram.normal_equations import factor
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
 EPSILON = float(np.finfo(np.float64).eps)
 LANCZOS = 1e-3
 

@@ -273,6 +273,7 @@ class TestUnitRows:
         assert_close(cg.fit(x, Y), x, lstsq(x, Y))
 
 
+@pytest.mark.usefixtures("one_blas_thread_in_class")
 class TestFewRows:
     def test_one_gives_the_map_of_minimum_norm_through_it(self) -> None:
         x, y = X[:1], Y[:1]

@@ -16,6 +16,8 @@ from strategies import correct_digits, exact_products, moderate, moments_of, pai
 import crossgram as cg
 
 Matrix = NDArray[np.float64]
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
 WIDTHS = [(5, 4), (4, 5), (4, 4), (2, 6)]
 
 

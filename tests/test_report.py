@@ -27,6 +27,8 @@ from crossgram.figures import INK, LINES, SHADE
 from crossgram.reporting.names import Names
 from crossgram.reporting.paper import Table
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
 NAMES = ("a", "b", "c")
 
 
