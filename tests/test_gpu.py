@@ -61,8 +61,10 @@ def check(moments: cg.Moments, blocks: list[NDArray[Any]], epsilon: float = EPSI
         spread = np.abs(wide[k]).max(axis=0)
         assert (np.abs(moments.means[k] - mean) <= 8 * epsilon * spread).all()
     lengths = [np.sqrt((each * each).sum(axis=0)) for each in centred]
+    # products in long double are plain loops, three times as fast over numbers side by side
+    columns = [np.ascontiguousarray(each.T) for each in centred]
     for (i, j), found in moments.blocks.items():
-        expected = centred[i].T @ centred[j]
+        expected = columns[i] @ columns[j].T
         # each sum rounds once per row, and its parts are up to 1 + RUN_TILES times as large
         bound = (rows + 8) * (1 + RUN_TILES) * epsilon * np.outer(lengths[i], lengths[j])
         assert (np.abs(found - expected) <= bound).all(), (i, j)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -36,6 +38,14 @@ OTHER: dict[str, dict[str, Any]] = {
 }
 
 
+class Pristine(NamedTuple):
+    """An array, the file of one of its chunks, and what was written there."""
+
+    array: zarr.Array[Any]
+    file: Path
+    content: bytes
+
+
 def write(path: Path, values: Any, **options: Any) -> zarr.Array[Any]:
     array = zarr.create_array(
         path,
@@ -58,14 +68,39 @@ def values(dtype: str = "f4", columns: tuple[int, ...] = (DIM,)) -> Any:
     return (np.random.default_rng(0).normal(size=(ROWS, *columns)) * 100).astype(dtype)
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], zarr.Array[Any]]:
+    """Write an array for the first example of a test, which the others only read."""
+
+    @cache
+    def array(codecs: str, dtype: str) -> zarr.Array[Any]:
+        path = tmp_path_factory.mktemp("row-chunks") / "a"
+        return write(path, values(dtype), compressors=SIMPLE[codecs])
+
+    return array
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pristine]:
+    """Write arrays for examples that each put a damaged chunk of their own in place of the last."""
+
+    @cache
+    def array(codecs: str) -> Pristine:
+        path = tmp_path_factory.mktemp("row-chunks") / "a"
+        array = write(path, values(), compressors=SIMPLE[codecs])
+        file = path / "c" / "2" / "0"
+        return Pristine(array, file, file.read_bytes())
+
+    return array
+
+
 @pytest.mark.parametrize("codecs", SIMPLE)
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i8", "u1"])
 @given(ends=st.tuples(st.integers(0, ROWS), st.integers(0, ROWS)).map(sorted))
 def test_rows_are_those_that_were_written(
-    tmp_path_factory: pytest.TempPathFactory, codecs: str, dtype: str, ends: list[int]
+    written: Callable[[str, str], zarr.Array[Any]], codecs: str, dtype: str, ends: list[int]
 ) -> None:
-    path = tmp_path_factory.mktemp("row-chunks") / "a"
-    array = write(path, values(dtype), compressors=SIMPLE[codecs])
+    array = written(codecs, dtype)
     assert row_chunks_of(array) is not None
     np.testing.assert_array_equal(read(array, *ends), values(dtype)[slice(*ends)])
 
@@ -86,12 +121,10 @@ def test_what_is_stored_otherwise_is_read_otherwise(tmp_path: Path, layout: str)
 @pytest.mark.parametrize("codecs", ["lz4", "zstd in blosc", "plain"])
 @given(data=st.data())
 def test_a_changed_bit_is_found(
-    tmp_path_factory: pytest.TempPathFactory, codecs: str, data: st.DataObject
+    pristine: Callable[[str], Pristine], codecs: str, data: st.DataObject
 ) -> None:
-    path = tmp_path_factory.mktemp("row-chunks") / "a"
-    array = write(path, values(), compressors=SIMPLE[codecs])
-    file = path / "c" / "2" / "0"
-    content = bytearray(file.read_bytes())
+    array, file, whole = pristine(codecs)
+    content = bytearray(whole)
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     file.write_bytes(content)
     with pytest.raises(CorruptDataError, match=r"a\.zarr: chunk c/2/0 \(rows 16 to 23\)"):
@@ -101,12 +134,9 @@ def test_a_changed_bit_is_found(
 @pytest.mark.parametrize("codecs", SIMPLE)
 @given(data=st.data())
 def test_a_cut_chunk_is_found(
-    tmp_path_factory: pytest.TempPathFactory, codecs: str, data: st.DataObject
+    pristine: Callable[[str], Pristine], codecs: str, data: st.DataObject
 ) -> None:
-    path = tmp_path_factory.mktemp("row-chunks") / "a"
-    array = write(path, values(), compressors=SIMPLE[codecs])
-    file = path / "c" / "2" / "0"
-    content = file.read_bytes()
+    array, file, content = pristine(codecs)
     file.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
     with pytest.raises(CorruptDataError, match=r"a\.zarr: chunk c/2/0 \(rows 16 to 23\)"):
         read(array)
