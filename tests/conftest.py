@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -42,3 +46,32 @@ def one_blas_thread_in_class() -> Iterator[None]:
     """Keep BLAS to one thread as `one_blas_thread` does, in a class; others need its threads."""
     with threadpool_limits(limits=1, user_api="blas"):
         yield
+
+
+@pytest.fixture
+def refused_here(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command as `command_line.refused` does, but in this process, which has imported all.
+
+    For one of many arguments that are refused alike; that a process ends so is seen with others.
+    """
+    from crossgram_cli.main import main
+
+    def run(*arguments: object, cwd: Path, status: int = 2) -> str:
+        handler, log = signal.getsignal(signal.SIGTERM), logging.getLogger("asyncio")
+        level = log.level
+        capfd.readouterr()
+        try:
+            with contextlib.chdir(cwd), pytest.raises(SystemExit) as caught:
+                main([str(argument) for argument in arguments])
+        finally:
+            # main sets both for the whole process
+            signal.signal(signal.SIGTERM, handler)
+            log.setLevel(level)
+        # of file descriptors, so that what libraries in C print is seen as well
+        shown = capfd.readouterr()
+        assert caught.value.code == status, shown.out + shown.err
+        assert shown.out == ""
+        assert "Traceback" not in shown.err
+        return shown.err
+
+    return run

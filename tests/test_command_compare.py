@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
 
@@ -112,8 +113,10 @@ class TestRefused:
         assert "without --map" in message
 
     @pytest.mark.parametrize("option", [["--normalize"], ["--name", "x"], ["--threads", "1"]])
-    def test_options_for_rows_with_moments(self, data: Path, option: list[str]) -> None:
-        message = refused("compare", "norms", *option, cwd=data)
+    def test_options_for_rows_with_moments(
+        self, data: Path, option: list[str], refused_here: Callable[..., str]
+    ) -> None:
+        message = refused_here("compare", "norms", *option, cwd=data)
         assert f"{option[0][2:]}" in message
         assert "given with moments" in message
 

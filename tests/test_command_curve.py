@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -112,8 +113,10 @@ class TestCurve:
 class TestRefused:
     @pytest.mark.parametrize("option", ["--sizes", "--ranks"])
     @pytest.mark.parametrize("value", ["many", "10,", "1e3"])
-    def test_numbers_that_are_none(self, data: Path, option: str, value: str) -> None:
-        message = refused("curve", "a.zarr", "b.zarr", option, value, cwd=data)
+    def test_numbers_that_are_none(
+        self, data: Path, option: str, value: str, refused_here: Callable[..., str]
+    ) -> None:
+        message = refused_here("curve", "a.zarr", "b.zarr", option, value, cwd=data)
         assert f"{value!r}: write it like 100,1000,10000" in message
 
     def test_sizes_larger_than_the_rows_left(self, data: Path) -> None:
@@ -125,8 +128,10 @@ class TestRefused:
         assert "rank: 11 given, expected a whole number from 1 to 10" in message
 
     @pytest.mark.parametrize("share", ["0", "1", "1.5", "-0.1", "nan"])
-    def test_a_share_out_of_range(self, data: Path, share: str) -> None:
-        message = refused("curve", "a.npy", "b.npy", "--held-out", share, cwd=data)
+    def test_a_share_out_of_range(
+        self, data: Path, share: str, refused_here: Callable[..., str]
+    ) -> None:
+        message = refused_here("curve", "a.npy", "b.npy", "--held-out", share, cwd=data)
         assert "expected a share between 0 and 1" in message
 
     def test_too_few_rows(self, data: Path, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from PIL import Image
 from strategies import rows_of
 
 import crossgram as cg
+from crossgram import cluster
 from crossgram.networks.loading import GivenNetwork
-from crossgram_cli.main import main
 
 IDS = [f"{person:02}/{number}.png" for person in range(12) for number in range(10)]
 NETWORKS = """
@@ -53,12 +53,25 @@ OPTIONS = ("--chunk-rows", 4, "--batch-size", 4)
 BOTH = ("--model", "a=nets:slow_a", "--model", "b=nets:b", *OPTIONS)
 
 
+def filled(folder: Path) -> Path:
+    """Write the images, one of them spoilt, and the module of networks."""
+    write_images(folder / "images", IDS)
+    (folder / "images" / IDS[50]).write_bytes(b"spoilt")
+    (folder / "nets.py").write_text(NETWORKS)
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_images(tmp_path / "images", IDS)
-    (tmp_path / "images" / IDS[50]).write_bytes(b"spoilt")
-    (tmp_path / "nets.py").write_text(NETWORKS)
-    return tmp_path
+    return filled(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stores of a run that nothing stopped, which others are only compared to."""
+    folder = filled(tmp_path_factory.mktemp("whole"))
+    succeeds("extract", "images", "whole", *BOTH, cwd=folder)
+    return folder / "whole"
 
 
 def stores(out: Path) -> dict[str, cg.EmbeddingStore]:
@@ -78,23 +91,16 @@ def assert_same(found: Path, expected: Path) -> None:
 
 @pytest.fixture
 def refused_here(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, refused_here: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., str]:
-    """Run in this process, which has imported PyTorch already; expect exit status 2."""
+    """Run in the folder; a scheduler or workers that do not answer are waited for a second."""
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
 
     def run(*arguments: object) -> str:
-        monkeypatch.chdir(folder)
-        handler = signal.getsignal(signal.SIGTERM)
         try:
-            with pytest.raises(SystemExit) as caught:
-                main([str(argument) for argument in arguments])
+            return refused_here(*arguments, cwd=folder)
         finally:
-            signal.signal(signal.SIGTERM, handler)
             sys.modules.pop("nets", None)
-        assert caught.value.code == 2
-        shown = capsys.readouterr()
-        assert shown.out == ""
-        return shown.err
 
     return run
 
@@ -162,9 +168,11 @@ class TestOutcome:
         succeeds(*model, "output", "--overwrite", *OPTIONS, cwd=folder)
         assert not (folder / "a.zarr.head.safetensors").exists()
 
-    def test_a_value_that_is_the_networks_name_is_a_value(self, folder: Path) -> None:
+    def test_a_value_that_is_the_networks_name_is_a_value(
+        self, refused_here: Callable[..., str]
+    ) -> None:
         model = ("--model", "facenet-crops=nets:slow_a", "--recipe", "facenet-crops")
-        said = refused("extract", "images", "a.zarr", *model, cwd=folder)
+        said = refused_here("extract", "images", "a.zarr", *model)
         assert "cannot take a batch of shape (2, 3, 160, 160)" in said
 
 
@@ -208,7 +216,7 @@ class TestInterruption:
     @pytest.mark.parametrize("more", [(), ("--decoders", 1), ("--workers", 2)])
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_keeps_what_is_done_and_says_how_to_go_on(
-        self, folder: Path, number: signal.Signals, more: tuple[object, ...]
+        self, folder: Path, whole: Path, number: signal.Signals, more: tuple[object, ...]
     ) -> None:
         said = interrupted(
             *("extract", "images", "out", *BOTH, *more),
@@ -220,14 +228,12 @@ class TestInterruption:
         assert "Traceback" not in said
         result = succeeds("extract", "images", "out", *BOTH, cwd=folder)
         assert 4 <= result["resumed_rows"] < 120
-        succeeds("extract", "images", "whole", *BOTH, cwd=folder)
-        assert_same(folder / "out", folder / "whole")
+        assert_same(folder / "out", whole)
 
     @pytest.mark.parametrize("workers", [None, 2])
     def test_killed_again_and_again_gives_the_same_rows(
-        self, folder: Path, workers: int | None
+        self, folder: Path, whole: Path, workers: int | None
     ) -> None:
-        succeeds("extract", "images", "whole", *BOTH, cwd=folder)
         arguments = ["extract", "images", "out", *BOTH]
         arguments += [] if workers is None else ["--workers", workers]
         kills = 0
@@ -243,7 +249,7 @@ class TestInterruption:
         assert kills == 3
         result = succeeds("extract", "images", "out", *BOTH, cwd=folder)
         assert result["resumed_rows"] >= 17 * 4
-        assert_same(folder / "out", folder / "whole")
+        assert_same(folder / "out", whole)
 
     def test_killed_alone_leaves_no_lock_with_the_processes_that_decode(self, folder: Path) -> None:
         arguments = ("extract", "images", "out", *BOTH, "--decoders", 2)
@@ -264,8 +270,9 @@ class TestInterruption:
 
 class TestCluster:
     @pytest.mark.parametrize("count", [1, 2])
-    def test_a_worker_that_is_killed_costs_only_its_tasks(self, folder: Path, count: int) -> None:
-        succeeds("extract", "images", "whole", *BOTH, cwd=folder)
+    def test_a_worker_that_is_killed_costs_only_its_tasks(
+        self, folder: Path, whole: Path, count: int
+    ) -> None:
         process = started("extract", "images", "out", *BOTH, "--workers", count, cwd=folder)
         assert wait_for_tasks(folder, "out", 4, process)
         workers = [
@@ -277,20 +284,19 @@ class TestCluster:
         workers[0].kill()
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
-        assert_same(folder / "out", folder / "whole")
+        assert_same(folder / "out", whole)
 
     def test_a_cluster_at_an_address_is_joined(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+        self, folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from distributed import LocalCluster
 
-        succeeds("extract", "images", "whole", *BOTH, cwd=folder)
         monkeypatch.syspath_prepend(folder)
-        with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as cluster:
-            address = ("--scheduler", cluster.scheduler_address)
+        with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as own:
+            address = ("--scheduler", own.scheduler_address)
             result = succeeds("extract", "images", "out", *BOTH, *address, cwd=folder)
         assert result["rows"] == 120
-        assert_same(folder / "out", folder / "whole")
+        assert_same(folder / "out", whole)
 
     def test_modules_are_sent_to_the_workers(self, folder: Path) -> None:
         given = [GivenNetwork("net", network(), RECIPE)]
@@ -311,12 +317,12 @@ class TestCluster:
         assert "random: a worker in" in said
         assert "loads it with weights_sha256" in said
 
-    def test_a_cluster_without_workers_is_refused(self, folder: Path) -> None:
+    def test_a_cluster_without_workers_is_refused(self, refused_here: Callable[..., str]) -> None:
         from distributed import LocalCluster
 
-        with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
-            address = cluster.scheduler_address
-            said = refused(*("extract", "images", "out", *BOTH, "--scheduler", address), cwd=folder)
+        with LocalCluster(n_workers=0, dashboard_address=None) as empty:
+            address = empty.scheduler_address
+            said = refused_here("extract", "images", "out", *BOTH, "--scheduler", address)
         assert f"{address} has no workers" in said
 
 

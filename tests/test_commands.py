@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -235,12 +236,12 @@ class TestRefusals:
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
     def test_nonfinite_values_name_store_and_row(
-        self, data: Path, tmp_path: Path, value: float
+        self, data: Path, tmp_path: Path, value: float, refused_here: Callable[..., str]
     ) -> None:
         rows = np.load(data / "b.npy")
         rows[[77, 300], 3] = value
         np.save(tmp_path / "bad.npy", rows)
-        message = refused("fit", data / "a.npy", "bad.npy", "-o", "m", cwd=tmp_path)
+        message = refused_here("fit", data / "a.npy", "bad.npy", "-o", "m", cwd=tmp_path)
         assert f"bad.npy: row 77 holds {value} in column 3" in message
         result = succeeds(
             "fit", data / "a.npy", "bad.npy", "-o", "m", "--on-nonfinite", "skip", cwd=tmp_path
@@ -249,14 +250,16 @@ class TestRefusals:
 
     @pytest.mark.parametrize("rows", [np.ones((9, 3), int), np.full((9, 3), "x"), np.ones((0, 3))])
     def test_rows_that_are_not_embeddings(
-        self, data: Path, tmp_path: Path, rows: np.ndarray
+        self, data: Path, tmp_path: Path, rows: np.ndarray, refused_here: Callable[..., str]
     ) -> None:
         np.save(tmp_path / "odd.npy", rows)
-        message = refused("fit", "odd.npy", data / "b.npy", "-o", "m", cwd=tmp_path)
+        message = refused_here("fit", "odd.npy", data / "b.npy", "-o", "m", cwd=tmp_path)
         assert message.startswith("Error: odd.npy: has")
 
     @pytest.mark.parametrize("damage", ["cut", "flip", "remove"])
-    def test_a_damaged_chunk_is_named(self, data: Path, tmp_path: Path, damage: str) -> None:
+    def test_a_damaged_chunk_is_named(
+        self, data: Path, tmp_path: Path, damage: str, refused_here: Callable[..., str]
+    ) -> None:
         with cg.EmbeddingStore.create(tmp_path / "x.zarr", P, chunk_rows=256) as writer:
             writer.append(np.load(data / "a.npy"))
         chunk = tmp_path / "x.zarr" / "embeddings" / "c" / "1" / "0"
@@ -265,7 +268,7 @@ class TestRefusals:
         chunk.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
         if damage == "remove":
             chunk.unlink()
-        message = refused("fit", "x.zarr", data / "b.npy", "-o", "m", cwd=tmp_path)
+        message = refused_here("fit", "x.zarr", data / "b.npy", "-o", "m", cwd=tmp_path)
         assert "x.zarr: chunk c/1/0 (rows 256 to 511)" in message
         assert not (tmp_path / "m").exists()
 
@@ -300,11 +303,15 @@ class TestRefusals:
         ],
     )
     def test_options_that_make_no_sense(
-        self, data: Path, tmp_path: Path, arguments: tuple[str, ...]
+        self,
+        data: Path,
+        tmp_path: Path,
+        arguments: tuple[str, ...],
+        refused_here: Callable[..., str],
     ) -> None:
         for name in "ab":
             np.save(tmp_path / f"{name}.npy", np.load(data / f"{name}.npy"))
-        refused("fit", "a.npy", "b.npy", "-o", "m", *arguments, cwd=tmp_path)
+        refused_here("fit", "a.npy", "b.npy", "-o", "m", *arguments, cwd=tmp_path)
         assert not (tmp_path / "m").exists()
 
     def test_debug_shows_the_traceback(self, tmp_path: Path) -> None:

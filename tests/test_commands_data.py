@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,12 @@ def contents(folder: Path) -> dict[Path, bytes | None]:
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-def refused_without_a_trace(*arguments: object, cwd: Path) -> str:
+def refused_without_a_trace(
+    *arguments: object, cwd: Path, run: Callable[..., str] = refused
+) -> str:
     """Run, expect exit status 2, one line, and a folder in which nothing has changed."""
     before = contents(cwd)
-    message = refused(*arguments, cwd=cwd)
+    message = run(*arguments, cwd=cwd)
     assert message.startswith("Error: ")
     assert message.count("\n") == 1
     assert contents(cwd) == before
@@ -183,7 +186,12 @@ class TestIngestRefuses:
         ],
     )
     def test_what_cannot_be_used(
-        self, data: Path, tmp_path: Path, arguments: str, message: str
+        self,
+        data: Path,
+        tmp_path: Path,
+        arguments: str,
+        message: str,
+        refused_here: Callable[..., str],
     ) -> None:
         for path in data.iterdir():
             (tmp_path / path.name).symlink_to(path)
@@ -196,7 +204,7 @@ class TestIngestRefuses:
             (tmp_path / f"broken.{suffix}").write_text("not what its name says")
         source, *options = arguments.split()
         assert message in refused_without_a_trace(
-            "ingest", source, "out.zarr", *options, cwd=tmp_path
+            "ingest", source, "out.zarr", *options, cwd=tmp_path, run=refused_here
         )
 
     def test_an_output_that_exists(self, data: Path, tmp_path: Path) -> None:

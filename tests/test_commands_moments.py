@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -176,13 +177,18 @@ class TestRefusals:
         [(None, "No such file"), (b"", "an empty list"), (b"\xff\xfe", "not UTF-8 text")],
     )
     def test_of_a_list_that_cannot_be_read(
-        self, data: Path, tmp_path: Path, content: bytes | None, message: str
+        self,
+        data: Path,
+        tmp_path: Path,
+        content: bytes | None,
+        message: str,
+        refused_here: Callable[..., str],
     ) -> None:
         if content is not None:
             (tmp_path / "list").write_bytes(content)
         stores = data / "monday/a.zarr", data / "monday/b.zarr"
         arguments = ("moments", "subtract", data / "both.st", *stores, "--ids", "list", "-o", "m")
-        assert message in refused(*arguments, cwd=tmp_path)
+        assert message in refused_here(*arguments, cwd=tmp_path)
 
     def test_of_ids_for_stores_without_any(self, data: Path, tmp_path: Path) -> None:
         pair = data / "x.npy", data / "y.npy"
@@ -193,7 +199,9 @@ class TestRefusals:
         assert "x.npy nor" in message
         assert "has ids" in message
 
-    def test_of_moments_that_do_not_match_name_the_file(self, data: Path, tmp_path: Path) -> None:
+    def test_of_moments_that_do_not_match_name_the_file(
+        self, data: Path, tmp_path: Path, refused_here: Callable[..., str]
+    ) -> None:
         pair = data / "monday/a.zarr", data / "monday/b.zarr"
         succeeds("accumulate", pair[0], "-o", "alone", cwd=tmp_path)
         succeeds("accumulate", *pair, "-o", "map", "--map", "a:b", cwd=tmp_path)
@@ -204,7 +212,7 @@ class TestRefusals:
             ("folds", "folds is in 2 folds by rows, "),
         ):
             arguments = ("moments", "merge", data / "monday.st", name, "-o", "m")
-            assert message in refused(*arguments, cwd=tmp_path)
+            assert message in refused_here(*arguments, cwd=tmp_path)
 
     @pytest.mark.parametrize(
         "arguments",
@@ -216,13 +224,13 @@ class TestRefusals:
         ids=lambda arguments: arguments[0],
     )
     def test_of_an_output_that_is_there_or_read(
-        self, data: Path, arguments: tuple[str, ...]
+        self, data: Path, arguments: tuple[str, ...], refused_here: Callable[..., str]
     ) -> None:
-        message = refused("moments", *arguments, "-o", "both.st", cwd=data)
+        message = refused_here("moments", *arguments, "-o", "both.st", cwd=data)
         assert "both.st: already exists" in message
         before = (data / arguments[1]).read_bytes()
         for name in arguments[1:]:
-            message = refused("moments", *arguments, "-o", name, "--overwrite", cwd=data)
+            message = refused_here("moments", *arguments, "-o", name, "--overwrite", cwd=data)
             assert "would be replaced" in message or "is a folder" in message
         assert (data / arguments[1]).read_bytes() == before
 
@@ -236,9 +244,11 @@ class TestRefusals:
         ],
     )
     def test_of_options_that_make_no_sense(
-        self, data: Path, arguments: tuple[str, ...], message: str
+        self, data: Path, arguments: tuple[str, ...], message: str, refused_here: Callable[..., str]
     ) -> None:
-        assert message in refused("moments", "subtract", "both.st", *arguments, "-o", "m", cwd=data)
+        assert message in refused_here(
+            "moments", "subtract", "both.st", *arguments, "-o", "m", cwd=data
+        )
 
     def test_of_a_list_that_would_be_replaced(self, data: Path) -> None:
         stores = "monday/a.zarr", "monday/b.zarr"
