@@ -1,6 +1,7 @@
 # make env   the environment alone, in .venv
 # make demo  the whole story on real images, in about a minute
 # make test  linters, types and tests, as CI runs them
+# make test-cuda    the GPU path without a GPU, by CuPy on a CUDA made of the processor
 # make bench        the benchmark suites, in a few minutes; on a machine that does nothing else
 # make bench-full   the same with more rows and rounds
 # make bench-peers  crossgram beside other ways to the same maps
@@ -9,7 +10,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: env demo test lint format bench bench-full bench-peers clean
+STAND_IN := .cuda
+
+.PHONY: env demo test test-cuda lint format bench bench-full bench-peers clean
 .DEFAULT_GOAL := test
 
 env: $(VENV)/.installed
@@ -33,6 +36,18 @@ lint: env
 test: lint
 	$(BIN)/python -m pytest --numprocesses logical --dist loadscope
 
+$(STAND_IN)/.built: $(wildcard tests/cuda_stand_in/*.cpp tests/cuda_stand_in/*.h) \
+		tests/cuda_stand_in/build.py | env
+	$(BIN)/python tests/cuda_stand_in/build.py $(STAND_IN)
+	touch $@
+
+# as late as can be, then in any order, then with products of integers
+test-cuda: env $(STAND_IN)/.built
+	$(STAND_IN)/pytest -m gpu tests/test_gpu.py tests/test_devices.py
+	CUDA_STAND_IN_ORDER=random $(STAND_IN)/pytest -m gpu tests/test_gpu.py
+	CUDA_STAND_IN_SLICES=1 $(STAND_IN)/pytest -m gpu tests/test_gpu.py
+	$(STAND_IN)/pytest tests/cuda_stand_in
+
 format: env
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -48,4 +63,4 @@ bench-peers: env
 	$(BIN)/python benchmarks/side_by_side.py
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(STAND_IN) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from statistics import median
 
 import click
 from data import FOLDER
+from page_cache import forget
 from results import table, write
 
 import crossgram as cg
 
 _READ_BYTES = 1 << 20
 _REPEATS = 5
-
-
-def forget(files: list[Path]) -> None:
-    """Take files out of the page cache."""
-    for file in files:
-        descriptor = os.open(file, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
 
 
 def read_in_order(files: list[Path]) -> None:

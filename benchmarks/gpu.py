@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,7 +18,10 @@ import click
 import cupy
 import cupy.cublas
 import numpy as np
+from cupy_backends.cuda.libs import cublas
+from machine import facts
 from numpy.typing import NDArray
+from page_cache import forget
 
 import crossgram as cg
 from crossgram.accumulator import Accumulator, Workspace
@@ -35,6 +38,9 @@ _REPEATS = 3
 _DEVICE = "cuda:0"
 _TILE = tile_rows_of(_DEVICE)
 _PEER_ROWS = 8192
+_EMULATED = 8
+"""CUBLAS_FP64_EMULATED_FIXEDPOINT_MATH of cublas_api.h, from CUDA 13.0 update 2 on."""
+
 Rows = NDArray[Any]
 
 
@@ -78,27 +84,43 @@ def product_seconds(p: int, q: int) -> float:
     return _seconds(multiply) / (8 * _TILE)
 
 
-def by_slices(dim: int = 2048) -> dict[str, Any]:
-    """Measure float64 products made of products of integers, on a GPU that would not need them."""
+def other_products(dim: int = 2048) -> list[dict[str, Any]]:
+    """Measure float64 products made of those of integers, which some GPUs do not need.
+
+    Ours by slices, and cuBLAS's own, where the installed one has them.
+    """
     x, y = (cupy.random.standard_normal((_TILE, dim)) for _ in range(2))
     gram, cross = cupy.zeros((dim, dim)), cupy.zeros((dim, dim))
-    what = f"products by slices, {dim} to {dim}"
-    try:
-        add_cross_by_slices(x, y, cross)
-    except cupy.cuda.cublas.CUBLASError as error:
-        return {"what": what, "error": str(error)}
-    error = cupy.abs(cross - x.T @ y) / cupy.outer(*(cupy.linalg.norm(z, axis=0) for z in (x, y)))
+    right = x.T @ y
+    lengths = cupy.outer(*(cupy.linalg.norm(z, axis=0) for z in (x, y)))
+    float64 = product_seconds(dim, dim) * _TILE
 
-    def multiply() -> None:
+    def by_slices() -> None:
         add_gram_by_slices(x, gram)
         add_cross_by_slices(x, y, cross)
 
-    return {
-        "what": what,
-        "times the rate of float64": product_seconds(dim, dim) * _TILE / _seconds(multiply),
-        "largest difference, of the lengths": float(error.max()),
-        "are used": slices_are_faster(0),
-    }
+    def emulated() -> None:
+        handle = cupy.cuda.device.get_cublas_handle()
+        cublas.setMathMode(handle, _EMULATED)
+        try:
+            cupy.cublas.syrk("T", x, out=gram, beta=1.0)
+            cupy.cublas.gemm("T", "N", x, y, out=cross, beta=1.0)
+        finally:
+            cublas.setMathMode(handle, cublas.CUBLAS_DEFAULT_MATH)
+
+    found = []
+    for name, multiply in (("int8 slices", by_slices), ("cuBLAS's emulation", emulated)):
+        own: dict[str, Any] = {"what": f"products by {name}, {dim} to {dim}"}
+        try:
+            cross.fill(0.0)
+            multiply()
+            own["largest difference, of the lengths"] = float((abs(cross - right) / lengths).max())
+            own["times the rate of float64"] = float64 / _seconds(multiply)
+        except cublas.CUBLASError as error:
+            own["error"] = str(error)
+        found.append(own)
+    found[0]["are used"] = slices_are_faster(0)
+    return found
 
 
 def rows_of(rows: int, dim: int, dtype: str) -> tuple[Rows, Rows]:
@@ -176,10 +198,12 @@ def _digits(found: Rows, right: Rows) -> float:
     return float(-np.log10(np.linalg.norm(found - right) / np.linalg.norm(right)))
 
 
-def from_host(copying: float) -> list[dict[str, Any]]:
+def from_host(
+    copying: float, sizes: Sequence[tuple[int, int]] = ((512, 2_000_000), (2048, 600_000))
+) -> list[dict[str, Any]]:
     """Measure accumulation of rows in the host's memory against the lower ceiling."""
     found = []
-    for dim, rows in ((512, 2_000_000), (2048, 600_000)):
+    for dim, rows in sizes:
         each = product_seconds(dim, dim)
         for dtype in ("f4", "f2"):
             x, y = rows_of(rows, dim, dtype)
@@ -312,27 +336,47 @@ def scoring(dim: int = 512, images: int = 60_000) -> dict[str, Any]:
     }
 
 
-def from_store() -> dict[str, Any] | None:
-    """Measure a pass from a store in page cache against reading it alone."""
-    try:
-        import zarr  # noqa: F401
-    except ImportError:
-        return None
+def from_store(rows: int = 1_000_000, dim: int = 512) -> list[dict[str, Any]]:
+    """Measure a pass from a store, in page cache and not, against what reading it can reach."""
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "pair"
-        cg.synth(out, rows=1_000_000, source_dim=512, target_dim=512)
+        cg.synth(out, rows=rows, source_dim=dim, target_dim=dim)
         stores = [out / "a.zarr", out / "b.zarr"]
-        ceilings = cg.bench(*stores)
-        seconds = _seconds(
-            lambda: cg.accumulate(stores, maps=[("a", "b")], device=_DEVICE, remember=False)
-        )
-    return {"what": "store in page cache, 512 to 512", "seconds": seconds, "bench": str(ceilings)}
+        files = [path for path in out.rglob("*") if path.is_file()]
+        ceilings = cg.bench(*stores).ceilings
+
+        def read() -> None:
+            cg.accumulate(stores, maps=[("a", "b")], device=_DEVICE, remember=False)
+
+        def read_from_disk() -> None:
+            forget(files)
+            read()
+
+        forgetting = _seconds(lambda: forget(files))
+        for where, own, besides in (
+            ("page cache", read, 0.0),
+            ("disk", read_from_disk, forgetting),
+        ):
+            seconds = _seconds(own) - besides
+            lower = min(where, "decoding", key=lambda name: ceilings[name])
+            found.append(
+                {
+                    "what": f"store in {where}, {dim} to {dim}, float32",
+                    "rows": rows,
+                    "seconds": seconds,
+                    "ceiling": lower,
+                    "share": rows / seconds / ceilings[lower],
+                    "ceilings": dict(ceilings),
+                }
+            )
+    return found
 
 
 @click.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 def main(folder: Path) -> None:
-    """Measure, and write FOLDER/gpu.json and FOLDER/gpu.md."""
+    """Measure, and write FOLDER/gpu.json, a record for results/, and FOLDER/gpu.md."""
     properties = cupy.cuda.runtime.getDeviceProperties(0)
     copying = copy_rate()
     results = {
@@ -343,16 +387,26 @@ def main(folder: Path) -> None:
         "dsyrk_dgemm_rows_per_second": {dim: 1 / product_seconds(dim, dim) for dim in (512, 2048)},
     }
     folder.mkdir(parents=True, exist_ok=True)
+    machine = facts()
 
     def keep(name: str, measured: Any) -> None:
         results[name] = measured
+        lines = _lines(results)
+        record = {
+            "name": "gpu",
+            "title": f"On a GPU, {results['gpu']}",
+            "body": [f"- {line}" for line in lines],
+            "machine": machine,
+            "command": "benchmarks/gpu_check.sh",
+            "data": results,
+        }
         # what is there, if time runs out
-        (folder / "gpu.json").write_text(json.dumps(results, indent=1))
-        (folder / "gpu.md").write_text(_text(results))
+        (folder / "gpu.json").write_text(json.dumps(record, indent=1) + "\n")
+        (folder / "gpu.md").write_text("\n".join(lines) + "\n")
 
     parts: dict[str, Callable[[], Any]] = {
         "resident": resident,
-        "slices": by_slices,
+        "other products": other_products,
         "host": lambda: from_host(copying),
         "side by side": lambda: side_by_side(lambda found: keep("side by side", found)),
         "solution": solution,
@@ -362,23 +416,24 @@ def main(folder: Path) -> None:
     }
     for name, measure in parts.items():
         keep(name, measure())
-    print(_text(results))
+    print(*_lines(results), sep="\n")
 
 
-def _text(results: dict[str, Any]) -> str:
+def _lines(results: dict[str, Any]) -> list[str]:
     machine = f"{results['gpu']}, {results['date']}, CuPy {results['cupy']}"
-    lines = [f"{machine}: copies {results['copy_bytes_per_second'] / 1e9:.1f} GB/s", ""]
+    lines = [f"{machine}: copies {results['copy_bytes_per_second'] / 1e9:.1f} GB/s"]
     lines += [
         f"{each['what']}: {each['rows'] / each['seconds']:,.0f} rows/s, "
         f"{each['share']:.0%} of {each['ceiling']}"
-        for each in [results["resident"], *results.get("host", [])]
+        for each in [results["resident"], *results.get("host", []), *results.get("store", [])]
     ]
     for each in results.get("side by side", []):
         how = each.get("error") or f"{each['seconds']:.2f} s, {each['digits']:.1f} digits"
         lines.append(f"{each['what']}: {how}")
-    names = ("slices", "solution", "mapping", "scoring", "store")
+    lines += [str(each) for each in results.get("other products", [])]
+    names = ("solution", "mapping", "scoring")
     lines += [str(results[name]) for name in names if results.get(name)]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 if __name__ == "__main__":

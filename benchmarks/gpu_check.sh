@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # On a machine with an NVIDIA GPU: every test marked gpu, then the GPU benchmarks, in 8 minutes.
 #   benchmarks/gpu_check.sh DIR
-# needs zarr, zarrs, numcodecs, google-crc32c and pytest with hypothesis beside CuPy and PyTorch; it
-# writes DIR/tests.txt, DIR/gpu.json and DIR/gpu.md; the status is that of what failed first.
+# needs zarr, zarrs, numcodecs, google-crc32c, safetensors, threadpoolctl, tqdm, click, Pillow and
+# pytest with hypothesis beside CuPy, SciPy and PyTorch; it writes DIR/tests.txt, DIR/gpu.md, and
+# DIR/gpu.json, which belongs into benchmarks/results/; the status is that of what failed first.
 set -uo pipefail
 dir=${1:?usage: benchmarks/gpu_check.sh DIR}
 python=${PYTHON:-python3}

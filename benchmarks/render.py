@@ -19,7 +19,15 @@ Every section was written by the program named under it; nothing here is typed b
 of ceilings measured on the same machine in the same run. `benchmarks/render.py` makes this file \
 of those in [results/](results), which have the figures as data.
 """
+_NO_GPU = """\
+## On a GPU
+
+No GPU has run any of it yet: none of the passes, solutions, maps and scores of `--device cuda` \
+has been measured. [gpu_check.sh](gpu_check.sh) does that where there is one; the file gpu.json \
+that it makes belongs into [results/](results).
+"""
 _ORDER = (
+    "gpu",
     "side-by-side",
     "suite-full",
     "suite",
@@ -49,7 +57,8 @@ _ORDER = (
 def render() -> None:
     """Write RESULTS.md."""
     records = sorted(_records(), key=lambda own: (_place(own["name"]), own["name"]))
-    text = "\n".join([_HEADER, *map(_section, records)])
+    has_gpu = any(own["name"] == "gpu" for own in records)
+    text = "\n".join([_HEADER, *([] if has_gpu else [_NO_GPU]), *map(_section, records)])
     (FOLDER.parent / "RESULTS.md").write_text(text, encoding="utf-8")
 
 

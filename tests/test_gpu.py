@@ -22,7 +22,7 @@ from crossgram.kernels import RUN_TILES, backend_of, tile_rows_of
 from crossgram.kernels import numpy as numpy_kernels
 from crossgram.kernels.slices import SLICES
 from crossgram.plan import make_plan
-from crossgram.source import open_source
+from crossgram.source import Source
 from crossgram.spaces import Space, all_pairs
 
 EPSILON = float(np.finfo(np.float64).eps)
@@ -276,16 +276,27 @@ class TestPlan:
     """What a run would hold on a GPU is known where there is none."""
 
     @staticmethod
-    def plan(**options: Any) -> Any:
-        sources = [open_source(np.zeros((3_000_000, 64), "f4")) for _ in range(2)]
-        spaces = (Space("a", 64), Space("b", 64))
-        return make_plan(sources, spaces, all_pairs(2), device="cuda:0", **options)
+    def plan(rows: int = 3_000_000, dim: int = 64, **options: Any) -> Any:
+        each = Source("a", rows, dim, np.dtype("f4"), 1, lambda *_: None)
+        spaces = (Space("a", dim), Space("b", dim))
+        return make_plan([each, each], spaces, all_pairs(2), device="cuda:0", **options)
 
     def test_has_segments_of_long_tiles(self) -> None:
+        tile = tile_rows_of("cuda:0")
         plan = self.plan(threads=4)
-        assert plan.block_rows % tile_rows_of("cuda:0") == 0
-        assert plan.segment_rows == RUN_TILES * tile_rows_of("cuda:0")
+        assert plan.block_rows % tile == 0
         assert plan.memory["tiles"] == 0
+        # enough for many threads to read, however few rows there are
+        assert self.plan(1_000_000).segment_rows == tile
+        assert plan.segment_rows == 2 * tile
+        assert self.plan(10**8).segment_rows == RUN_TILES * tile
+        # the sums of wide spaces are long in coming back
+        assert self.plan(1_000_000, 2048).segment_rows == 6 * tile
+
+    @pytest.mark.parametrize("rows", [20_000, 2_000_000])
+    def test_has_the_same_segments_for_any_number_of_threads(self, rows: int) -> None:
+        plans = [self.plan(rows, threads=threads) for threads in (1, 3, 16)]
+        assert len({plan.segment_rows for plan in plans}) == 1
 
     def test_takes_fewer_lanes_where_memory_is_short(self) -> None:
         plan = self.plan(threads=4)

@@ -19,6 +19,8 @@ from crossgram.spaces import Pair, Space, elements
 __all__ = ["Plan", "Segment", "make_plan", "on_processor", "parse_bytes", "smaller_chunks"]
 
 _MOST_SEGMENTS = 16_384
+_ENOUGH_SEGMENTS = 64
+_OUTWEIGHS = 16
 _BLOCK_BYTES = 16 << 20
 _RING_BLOCKS = 3
 _SMALLEST_BLOCK = 1024
@@ -187,7 +189,7 @@ def make_plan(
     dims = [space.dim for space in spaces]
     kept = elements(dims, wanted) + (len(dims) * (len(dims) + sum(dims)) if norms else 0)
     tile_rows = tile_rows_of(device)
-    segment_rows = _segment_rows(sources, rows, RUN_TILES * tile_rows)
+    segment_rows = _segment_rows(sources, rows, _run_rows(sources, kept, device))
     count = min(threads or available_threads(), -(-rows // segment_rows))
     ring = _RING_BLOCKS
     lane_bytes = 0
@@ -268,14 +270,13 @@ def on_processor(plan: Plan, sources: Sequence[Source], threads: int | None) -> 
     threads : int, optional
         Segments to work on at once; by default the processors that this process may use.
     """
-    tile = tile_rows_of("cpu")
-    rows = _segment_rows(sources, plan.rows, RUN_TILES * tile)
+    rows = _segment_rows(sources, plan.rows, _run_rows(sources, 0, "cpu"))
     count = min(threads or available_threads(), -(-plan.rows // rows))
     return replace(
         plan,
         device="cpu",
         segment_rows=rows,
-        tile_rows=tile,
+        tile_rows=tile_rows_of("cpu"),
         threads=count,
         device_memory_bytes=0,
     )
@@ -320,6 +321,21 @@ def smaller_chunks(sources: Sequence[Source], memory: int) -> str | None:
 
 def _chunk_bytes(source: Source) -> int:
     return min(source.chunk_rows, source.rows) * source.dim * source.dtype.itemsize
+
+
+def _run_rows(sources: Sequence[Source], kept: int, device: str) -> int:
+    """Return the rows of a segment, which go by the rows there are, never by the threads.
+
+    Tiles of a GPU are so long that a run of them would leave few segments, and a segment is read
+    by one thread: they are shorter, as long as there are few and their sums are few beside them.
+    """
+    tile_rows = tile_rows_of(device)
+    if device == "cpu":
+        return RUN_TILES * tile_rows
+    tile_bytes = tile_rows * sum(source.dim * source.dtype.itemsize for source in sources)
+    enough = sources[0].rows // (_ENOUGH_SEGMENTS * tile_rows)
+    outweighing = _OUTWEIGHS * 8 * kept // tile_bytes
+    return min(max(1, enough, outweighing), RUN_TILES) * tile_rows
 
 
 def _segment_rows(sources: Sequence[Source], rows: int, run_rows: int) -> int:
