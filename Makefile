@@ -1,6 +1,6 @@
 # make env   the environment alone, in .venv
 # make demo  the whole story on real images, in about a minute
-# make test  linters, types and tests, as CI runs them
+# make test  linters, types and tests
 # make test-cuda    the GPU path without a GPU, by CuPy on a CUDA made of the processor
 # make bench        the benchmark suites, in a few minutes; on a machine that does nothing else
 # make bench-full   the same with more rows and rounds
@@ -41,12 +41,12 @@ $(STAND_IN)/.built: $(wildcard tests/cuda_stand_in/*.cpp tests/cuda_stand_in/*.h
 	$(BIN)/python tests/cuda_stand_in/build.py $(STAND_IN)
 	touch $@
 
-# as late as can be, then in any order, then with products of integers
+# work of streams is done as late as can be, then in any order, then with products of integers
 test-cuda: env $(STAND_IN)/.built
-	$(STAND_IN)/pytest -m gpu tests/test_gpu.py tests/test_devices.py
-	CUDA_STAND_IN_ORDER=random $(STAND_IN)/pytest -m gpu tests/test_gpu.py
-	CUDA_STAND_IN_SLICES=1 $(STAND_IN)/pytest -m gpu tests/test_gpu.py
-	$(STAND_IN)/pytest tests/cuda_stand_in
+	$(STAND_IN)/pytest --numprocesses logical -m gpu tests/test_gpu.py tests/test_devices.py
+	CUDA_STAND_IN_ORDER=random $(STAND_IN)/pytest --numprocesses logical -m gpu tests/test_gpu.py
+	CUDA_STAND_IN_SLICES=1 $(STAND_IN)/pytest --numprocesses logical -m gpu tests/test_gpu.py
+	$(STAND_IN)/pytest --numprocesses logical tests/cuda_stand_in
 
 format: env
 	$(BIN)/ruff format .

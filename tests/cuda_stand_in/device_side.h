@@ -57,6 +57,11 @@ template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask, int = 32) {
   return stand_in_from_lane(value, threadIdx.x ^ mask);
 }
+template <class T>
+T __shfl_up_sync(unsigned, T value, unsigned by, int = 32) {
+  bool is_first = threadIdx.x % 32 < by;
+  return stand_in_from_lane(value, is_first ? threadIdx.x : threadIdx.x - by);
+}
 
 #define __popc __builtin_popcount
 #define __popcll __builtin_popcountll
