@@ -42,12 +42,15 @@ class Workspace:
         For each turn, centred rows of each space, in the dtype of the products.
     scratch : dict of Pair to an array there, shape (dim_i, dim_j), or None
         Products of one tile where they are float32; None where they are added in place.
+    landing : dict of Pair to ndarray, shape (dim_i, dim_j)
+        Memory of the host to which sums come from a device; of none that are there already.
     """
 
     kernels: Kernels
     tile_rows: int
     tiles: list[list[Any]]
     scratch: dict[Pair, Any | None]
+    landing: dict[Pair, NDArray[np.float64]]
 
     @classmethod
     def allocate(
@@ -75,6 +78,7 @@ class Workspace:
             If the device has no memory left for it.
         """
         dims = [space.dim for space in spaces]
+        shapes = {(i, j): (dims[i], dims[j]) for i, j in pairs}
         exact = precision == "exact"
         dtype = np.float64 if exact else np.float32
         kernels, rows = kernels_of(device), tile_rows or tile_rows_of(device)
@@ -86,8 +90,13 @@ class Workspace:
                 for _ in range(kernels.tile_sets)
             ],
             {
-                (i, j): None if exact else kernels.allocate((dims[i], dims[j]), dtype)
-                for i, j in pairs
+                pair: None if exact else kernels.allocate(shape, dtype)
+                for pair, shape in shapes.items()
+            },
+            {
+                pair: kernels.host_buffer(shape, np.float64)
+                for pair, shape in shapes.items()
+                if device != "cpu"
             },
         )
 
@@ -225,7 +234,7 @@ class Accumulator:
         kernels = self._work.kernels
         with kernels.products():
             raw_squares = kernels.to_host(self._squares)
-            raw = dict(zip(self._blocks, kernels.to_host(list(self._blocks.values())), strict=True))
+            raw = dict(zip(self._blocks, self._brought(), strict=True))
         means, tails = ([np.zeros(space.dim) for space in self._spaces] for _ in range(2))
         squares = [np.zeros(space.dim) for space in self._spaces]
         if spent is None:
@@ -263,6 +272,12 @@ class Accumulator:
         self._reset()
         result.check_finite("accumulate")
         return result
+
+    def _brought(self) -> list[NDArray[np.float64]]:
+        """Return the blocks of the host, valid until the next are brought there."""
+        landing = self._work.landing
+        into = [landing[pair] for pair in self._blocks] if landing else None
+        return self._work.kernels.to_host(list(self._blocks.values()), into)
 
     def _refuse_underflow(self, raw_squares: Sequence[NDArray[np.float64]]) -> None:
         for k, (label, squares) in enumerate(zip(self._labels, raw_squares, strict=True)):

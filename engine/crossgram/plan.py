@@ -20,7 +20,11 @@ __all__ = ["Plan", "Segment", "make_plan", "on_processor", "parse_bytes", "small
 
 _MOST_SEGMENTS = 16_384
 _ENOUGH_SEGMENTS = 64
+"""Of a GPU, for as many threads to read."""
+
 _OUTWEIGHS = 16
+"""How many times as heavy as its sums the rows of a segment are at least, on a GPU."""
+
 _BLOCK_BYTES = 16 << 20
 _RING_BLOCKS = 3
 _SMALLEST_BLOCK = 1024
@@ -326,8 +330,9 @@ def _chunk_bytes(source: Source) -> int:
 def _run_rows(sources: Sequence[Source], kept: int, device: str) -> int:
     """Return the rows of a segment, which go by the rows there are, never by the threads.
 
-    Tiles of a GPU are so long that a run of them would leave few segments, and a segment is read
-    by one thread: they are shorter, as long as there are few and their sums are few beside them.
+    Tiles of a GPU are so long that of a run each there would be few segments, and a segment is
+    read by one thread. So it has fewer of them where rows are few, but not so few that the sums,
+    which come to the host at its end, weigh as much as the rows.
     """
     tile_rows = tile_rows_of(device)
     if device == "cpu":

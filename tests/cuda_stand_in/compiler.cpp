@@ -119,7 +119,7 @@ int nvrtcCompileProgram(Program* program, int count, const char* const* given) {
   static std::mutex one;
   std::lock_guard<std::mutex> alone(one);
   std::vector<std::string> options(given, given + count);
-  for (const char* gpu : {"compute_75", "compute_90", "compute_100"})
+  for (const char* gpu : {"compute_75", "compute_100"})
     if (int status = compile_for(gpu, *program, options, program->log)) return status;
   return compile_here(*program, options);
 }

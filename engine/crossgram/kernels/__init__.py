@@ -57,8 +57,10 @@ class Kernels(Protocol):
     def upload(self, array: NDArray[Any]) -> Any:
         """Return an array there; where it is there already, itself."""
 
-    def to_host(self, arrays: Sequence[Any]) -> list[NDArray[Any]]:
-        """Return arrays from there, once they are computed."""
+    def to_host(
+        self, arrays: Sequence[Any], into: Sequence[NDArray[Any]] | None = None
+    ) -> list[NDArray[Any]]:
+        """Return arrays from there, once they are computed; into a `host_buffer` each, if given."""
         ...
 
     def provisional_shift(

@@ -129,9 +129,15 @@ class GpuKernels:
         there.set(np.ascontiguousarray(native), stream=cupy.cuda.get_current_stream())
         return there
 
-    def to_host(self, arrays: Sequence[Any]) -> list[NDArray[Any]]:
+    def to_host(
+        self, arrays: Sequence[Any], into: Sequence[NDArray[Any]] | None = None
+    ) -> list[NDArray[Any]]:
         """Return arrays from there, once all that was asked of the same stream is done."""
-        found = [array.get(blocking=False) for array in arrays]
+        places: Sequence[NDArray[Any] | None] = [None] * len(arrays) if into is None else into
+        found = [
+            array.get(out=place, blocking=False)
+            for array, place in zip(arrays, places, strict=True)
+        ]
         cupy.cuda.get_current_stream().synchronize()
         return found
 

@@ -83,7 +83,9 @@ def upload(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def to_host(arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+def to_host(
+    arrays: Sequence[NDArray[Any]], into: Sequence[NDArray[Any]] | None = None
+) -> list[NDArray[Any]]:
     """Return the arrays themselves."""
     return list(arrays)
 
