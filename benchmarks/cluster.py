@@ -6,6 +6,7 @@ import os
 import statistics
 import tempfile
 import time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -34,7 +35,11 @@ def main(rows: int, segments: int) -> None:
         pair = Path(folder) / "pair"
         cg.synth(pair, rows=rows, source_dim=_DIM, target_dim=_DIM)
         spaces = [pair / "a.zarr", pair / "b.zarr"]
-        seconds = {"no cluster, 1 thread": _seconds(spaces, threads=1)}
+        seconds = {
+            "no cluster, 1 thread": _seconds(spaces, threads=1),
+            "1 process on a core": _processes(spaces, 1),
+            "2 processes on a core and all rows each": _processes(spaces, 2),
+        }
         for workers in (1, 2):
             with cluster_client(workers, None) as client:
                 for core, address in enumerate(client.nthreads()):
@@ -49,6 +54,7 @@ def main(rows: int, segments: int) -> None:
         one = seconds["1 worker"] * _SEGMENT_ROWS / rows
         overhead = _overhead(Path(folder), segments, one)
     efficiency = seconds["1 worker"] / (2 * seconds["2 workers"])
+    alone, beside = list(seconds.values())[1:3]
     write(
         "cluster",
         "## Dask workers\n\n"
@@ -58,9 +64,31 @@ def main(rows: int, segments: int) -> None:
             ["", "seconds", "rows/s"],
             [[name, f"{own:.2f}", f"{rows / own:,.0f}"] for name, own in seconds.items()],
         )
-        + f"\n\nEfficiency from 1 to 2 workers: {efficiency:.1%}.\n\n"
-        + overhead,
+        + f"\n\nEfficiency from 1 to 2 workers: {efficiency:.1%}. That of two processes with "
+        f"nothing in common but the machine: {alone / beside:.1%}.\n\n" + overhead,
     )
+
+
+def _processes(spaces: list[Path], count: int) -> float:
+    """Return the seconds of a pass by each of some processes at once, kept to a core each."""
+    spawned = get_context("spawn")
+    ready, found = spawned.Barrier(count), spawned.SimpleQueue()
+    processes = [
+        spawned.Process(target=_put_seconds, args=(core, spaces, ready, found))
+        for core in range(count)
+    ]
+    for process in processes:
+        process.start()
+    seconds = statistics.mean(found.get() for _ in processes)
+    for process in processes:
+        process.join()
+    return seconds
+
+
+def _put_seconds(core: int, spaces: list[Path], ready: Any, found: Any) -> None:
+    _stay_on(core)
+    ready.wait()
+    found.put(_seconds(spaces, threads=1))
 
 
 def _stay_on(core: int) -> None:
