@@ -37,7 +37,7 @@ test: lint
 	$(BIN)/python -m pytest --numprocesses logical --dist loadscope
 
 $(STAND_IN)/.built: $(wildcard tests/cuda_stand_in/*.cpp tests/cuda_stand_in/*.h) \
-		tests/cuda_stand_in/build.py | env
+		tests/cuda_stand_in/build.py $(VENV)/.installed
 	$(BIN)/python tests/cuda_stand_in/build.py $(STAND_IN)
 	touch $@
 

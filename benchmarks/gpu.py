@@ -346,19 +346,17 @@ def from_store(rows: int = 1_000_000, dim: int = 512) -> list[dict[str, Any]]:
         files = [path for path in out.rglob("*") if path.is_file()]
         ceilings = cg.bench(*stores).ceilings
 
-        def read() -> None:
-            cg.accumulate(stores, maps=[("a", "b")], device=_DEVICE, remember=False)
+        def seconds_of(*forgotten: Path) -> float:
+            measured = []
+            for _ in range(_REPEATS + 1):
+                forget(forgotten)
+                started = time.perf_counter()
+                cg.accumulate(stores, maps=[("a", "b")], device=_DEVICE, remember=False)
+                measured.append(time.perf_counter() - started)
+            return median(measured[1:])
 
-        def read_from_disk() -> None:
-            forget(files)
-            read()
-
-        forgetting = _seconds(lambda: forget(files))
-        for where, own, besides in (
-            ("page cache", read, 0.0),
-            ("disk", read_from_disk, forgetting),
-        ):
-            seconds = _seconds(own) - besides
+        for where, forgotten in (("page cache", []), ("disk", files)):
+            seconds = seconds_of(*forgotten)
             lower = min(where, "decoding", key=lambda name: ceilings[name])
             found.append(
                 {

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from crossgram.checkpoint import clear_checkpoint, opened_checkpoint
 from crossgram.cluster import cluster_client
 from crossgram.errors import InputError
 from crossgram.merge_tree import MergeTree, Place
+from crossgram.plan import make_plan
 from crossgram.tensor_file import write_tensors
 
 
@@ -351,6 +353,17 @@ class TestDamage:
         with pytest.raises(InputError, match=message):
             cg.accumulate(stores, checkpoint=stopped, **options)
         assert nodes(stopped) == before
+
+    def test_tiles_of_another_length_are_another_run(
+        self, stores: list[Path], stopped: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As a GPU has them that has less memory left than it had."""
+        monkeypatch.setattr(
+            "crossgram.accumulation.make_plan",
+            lambda *given, **options: replace(make_plan(*given, **options), tile_rows=512),
+        )
+        with pytest.raises(InputError, match="tile_rows was 1024 and is 512"):
+            cg.accumulate(stores, checkpoint=stopped)
 
     def test_changed_rows_are_refused(
         self, stores: list[Path], stopped: Path, tmp_path: Path

@@ -292,6 +292,7 @@ class TestPlan:
         assert self.plan(10**8).segment_rows == RUN_TILES * tile
         # the sums of wide spaces are long in coming back
         assert self.plan(1_000_000, 2048).segment_rows == 6 * tile
+        assert self.plan(1_000_000, 2048, folds=5).segment_rows == RUN_TILES * tile
 
     @pytest.mark.parametrize("rows", [20_000, 2_000_000])
     def test_has_the_same_segments_for_any_number_of_threads(self, rows: int) -> None:

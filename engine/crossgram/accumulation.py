@@ -455,7 +455,7 @@ class Pass:
         """Return what decides the sums of a pass, as JSON values."""
         facts = self._recorded
         plan = work.plan.to_dict()
-        decisive = ["spaces", "blocks", "segment_rows", "precision"]
+        decisive = ["spaces", "blocks", "segment_rows", "tile_rows", "precision"]
         # of one fold, smaller blocks give the same bits
         decisive += ["block_rows"] if folds > 1 else []
         matrices = blake2b(digest_size=16)

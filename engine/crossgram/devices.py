@@ -266,7 +266,7 @@ def _gpus() -> tuple[int, str]:
         if "InsufficientDriver" in str(error):
             advice = "; install NVIDIA's driver, a newer one, or CuPy for an older CUDA"
         return 0, f"CUDA cannot be used ({error}{advice})"
-    lacking = [name for name in ("cublas", "nvrtc") if count and not _can_load(name)]
+    lacking = [name for name in ("cublas", "cusolver", "nvrtc") if count and not _can_load(name)]
     if lacking:
         return 0, f"CUDA's {' and '.join(lacking)} cannot be loaded ({_INSTALL})"
     return count, ""

@@ -23,7 +23,7 @@ _ENOUGH_SEGMENTS = 64
 """Of a GPU, for as many threads to read."""
 
 _OUTWEIGHS = 16
-"""How many times as heavy as its sums the rows of a segment are at least, on a GPU."""
+"""How many times as heavy as its sums the rows of a segment are to be, on a GPU."""
 
 _BLOCK_BYTES = 16 << 20
 _RING_BLOCKS = 3
@@ -193,7 +193,7 @@ def make_plan(
     dims = [space.dim for space in spaces]
     kept = elements(dims, wanted) + (len(dims) * (len(dims) + sum(dims)) if norms else 0)
     tile_rows = tile_rows_of(device)
-    segment_rows = _segment_rows(sources, rows, _run_rows(sources, kept, device))
+    segment_rows = _segment_rows(sources, rows, _run_rows(sources, folds * kept, device))
     count = min(threads or available_threads(), -(-rows // segment_rows))
     ring = _RING_BLOCKS
     lane_bytes = 0
@@ -327,19 +327,19 @@ def _chunk_bytes(source: Source) -> int:
     return min(source.chunk_rows, source.rows) * source.dim * source.dtype.itemsize
 
 
-def _run_rows(sources: Sequence[Source], kept: int, device: str) -> int:
+def _run_rows(sources: Sequence[Source], sums: int, device: str) -> int:
     """Return the rows of a segment, which go by the rows there are, never by the threads.
 
     Tiles of a GPU are so long that of a run each there would be few segments, and a segment is
-    read by one thread. So it has fewer of them where rows are few, but not so few that the sums,
-    which come to the host at its end, weigh as much as the rows.
+    read by one thread. So it has fewer of them where rows are few, unless the sums, which come to
+    the host at its end, are heavy beside them.
     """
     tile_rows = tile_rows_of(device)
     if device == "cpu":
         return RUN_TILES * tile_rows
     tile_bytes = tile_rows * sum(source.dim * source.dtype.itemsize for source in sources)
     enough = sources[0].rows // (_ENOUGH_SEGMENTS * tile_rows)
-    outweighing = _OUTWEIGHS * 8 * kept // tile_bytes
+    outweighing = -(-_OUTWEIGHS * 8 * sums // tile_bytes)
     return min(max(1, enough, outweighing), RUN_TILES) * tile_rows
 
 

@@ -118,6 +118,8 @@ def called(source: Path) -> set[str]:
 
 def build(folder: Path) -> None:
     """Make libraries, headers and packages in the folder, and `pytest`, which runs with them."""
+    # nothing of another version of CuPy or Python
+    shutil.rmtree(folder, ignore_errors=True)
     site, work = folder / "site", folder / "work"
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     run(*pip, "install", "--no-deps", "--upgrade", "--target", site, *PACKAGES)
@@ -130,7 +132,7 @@ def build(folder: Path) -> None:
         archive.extractall(work, filter="data")
     cupy = work / f"cupy-{CUPY}"
     headers = folder / "toolkit" / "include"
-    shutil.copytree(site / "nvidia" / "cu13" / "include", headers, dirs_exist_ok=True)
+    shutil.copytree(site / "nvidia" / "cu13" / "include", headers)
     shutil.copy(HERE / "device_side.h", headers)
 
     objects = []
@@ -156,14 +158,13 @@ def build(folder: Path) -> None:
     run("gcc", "-w", "-fPIC", "-c", work / "missing.c", "-o", work / "missing.o")
 
     library = folder / "lib" / NAMES[3]
-    library.parent.mkdir(exist_ok=True)
+    library.parent.mkdir()
     blas = site / "scipy_openblas32" / "lib"
     linked = [f"-L{blas}", "-lscipy_openblas", f"-Wl,-rpath,{blas}", "-ldl"]
     shared = ["g++", "-shared", f"-Wl,-soname,{library.name}"]
     run(*shared, *objects, work / "missing.o", "-o", library, *linked)
     for name in NAMES:
         if name != library.name:
-            (library.parent / name).unlink(missing_ok=True)
             (library.parent / name).symlink_to(library.name)
 
     # what NVRTC itself looks for
@@ -171,16 +172,14 @@ def build(folder: Path) -> None:
         shutil.copy(builtins, library.parent)
 
     # the module alone, beside what it includes: CuPy's own setup would build all
-    shutil.copytree(cupy / "cupy_backends", work / "cupy_backends", dirs_exist_ok=True)
+    shutil.copytree(cupy / "cupy_backends", work / "cupy_backends")
     (work / "setup.py").write_text(SETUP)
     paths = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
     setup = [sys.executable, "setup.py", str(headers), str(library), "build_ext", "--inplace"]
     run(*setup, cwd=work, PYTHONPATH=paths)
     (made,) = work.glob(f"{RUNTIME}.*.so")
     shutil.copy(made, site / "cupy_backends" / "cuda" / "api")
-    # of other libraries
     for kept in ("cache", "cupy"):
-        shutil.rmtree(folder / kept, ignore_errors=True)
         (folder / kept).mkdir()
     script = folder / "pytest"
     script.write_text(PYTEST.format(folder=folder, here=HERE, python=sys.executable))

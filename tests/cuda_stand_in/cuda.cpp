@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 #include <time.h>
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -15,7 +16,6 @@
 #include <memory>
 #include <mutex>
 #include <random>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -41,10 +41,10 @@ struct Event {
   unsigned flags = 0;
 };
 Stream default_stream;
-std::set<Stream*> streams;
+std::vector<Stream*> streams;  // in the order in which they were made
 thread_local int current_device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
-long device_wide_waits = 0;
+long waits_for_all = 0;
 
 const std::string order = [] {
   const char* given = getenv("CUDA_STAND_IN_ORDER");
@@ -86,7 +86,7 @@ void finish_all() {
 }
 
 void do_some() {
-  std::vector<Stream*> all(streams.begin(), streams.end());
+  std::vector<Stream*> all = streams;
   all.push_back(&default_stream);
   for (int left = chance() % 3; left > 0; --left) do_next(all[chance() % all.size()]);
 }
@@ -96,11 +96,21 @@ void reach(Event* event, long count, Stream* by) {
     if (!do_next(by)) give_up("an event that will never come is waited for");
 }
 
-bool within(const std::map<char*, Block>& blocks, const void* address) {
+bool within(const std::map<char*, Block>& blocks, const void* address, size_t size = 1) {
   auto after = blocks.upper_bound((char*)address);
   if (after == blocks.begin()) return false;
   --after;
-  return (char*)address < after->first + after->second.size;
+  return (char*)address + size <= after->first + after->second.size;
+}
+
+void check_copy(const void* to, const void* from, size_t size, cudaMemcpyKind kind) {
+  bool is_from = within(on_device, from), is_to = within(on_device, to);
+  if ((kind == cudaMemcpyHostToDevice && (is_from || !is_to)) ||
+      (kind == cudaMemcpyDeviceToHost && (!is_from || is_to)) ||
+      (kind == cudaMemcpyDeviceToDevice && !(is_from && is_to)))
+    give_up("a copy of %zu bytes in another direction than %d, which was said", size, kind);
+  if ((is_from && !within(on_device, from, size)) || (is_to && !within(on_device, to, size)))
+    give_up("a copy of %zu bytes goes beyond a GPU's memory", size);
 }
 
 char* poisoned(size_t size) {
@@ -123,6 +133,8 @@ void give_up(const char* format, ...) {
 void enqueue(void* handle, std::function<void()> work) {
   ALONE;
   Stream* stream = stream_of(handle);
+  // other streams that are not told otherwise wait for this one
+  if (stream == &default_stream) ++waits_for_all;
   if (order == "random") do_some();
   stream->queue.push_back(std::move(work));
   if (order == "eager") finish(stream);
@@ -130,7 +142,7 @@ void enqueue(void* handle, std::function<void()> work) {
 
 extern "C" {
 
-long stand_in_device_wide_waits() { return device_wide_waits; }
+long stand_in_waits_for_all() { return waits_for_all; }
 
 const char* cudaGetErrorName(cudaError_t error) {
   switch (error) {
@@ -161,7 +173,7 @@ cudaError_t cudaSetDevice(int device) {
 }
 cudaError_t cudaDeviceSynchronize() {
   ALONE;
-  ++device_wide_waits;
+  ++waits_for_all;
   finish_all();
   return cudaSuccess;
 }
@@ -247,11 +259,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyK
                             cudaStream_t stream) {
   ALONE;
   if (!size) return cudaSuccess;
+  check_copy(to, from, size, kind);
   bool is_from = within(on_device, from), is_to = within(on_device, to);
-  if ((kind == cudaMemcpyHostToDevice && (is_from || !is_to)) ||
-      (kind == cudaMemcpyDeviceToHost && (!is_from || is_to)) ||
-      (kind == cudaMemcpyDeviceToDevice && !(is_from && is_to)))
-    give_up("a copy of %zu bytes in another direction than %d, which was said", size, kind);
   // what is not pinned is copied away before the call returns
   if (is_to && !is_from && !within(pinned, from)) {
     auto staged = std::make_shared<std::vector<char>>((char*)from, (char*)from + size);
@@ -263,13 +272,16 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyK
   if (is_from && !is_to && !within(pinned, to)) finish(stream_of(stream));
   return cudaSuccess;
 }
-cudaError_t cudaMemcpy(void* to, const void* from, size_t size, cudaMemcpyKind) {
+cudaError_t cudaMemcpy(void* to, const void* from, size_t size, cudaMemcpyKind kind) {
   ALONE;
+  check_copy(to, from, size, kind);
+  ++waits_for_all;
   finish(&default_stream);
   memcpy(to, from, size);
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* place, int value, size_t size, cudaStream_t stream) {
+  ALONE;
   if (size && !within(on_device, place)) give_up("%p is set and is no memory of a GPU", place);
   enqueue(stream, [=] { memset(place, value, size); });
   return cudaSuccess;
@@ -279,7 +291,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* made, unsigned flags) {
   ALONE;
   auto* stream = new Stream;
   stream->flags = flags;
-  streams.insert(stream);
+  streams.push_back(stream);
   *made = reinterpret_cast<cudaStream_t>(stream);
   return cudaSuccess;
 }
@@ -296,7 +308,8 @@ cudaError_t cudaStreamGetPriority(cudaStream_t, int* priority) {
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   ALONE;
   finish(stream_of(stream));
-  streams.erase(stream_of(stream));  // not deleted: events may name it
+  // not deleted: events may name it
+  streams.erase(std::remove(streams.begin(), streams.end(), stream_of(stream)), streams.end());
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
@@ -348,6 +361,7 @@ cudaError_t cudaEventQuery(cudaEvent_t handle) {
   return event->done < event->recorded ? cudaErrorNotReady : cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t first, cudaEvent_t second) {
+  ALONE;
   auto *a = reinterpret_cast<Event*>(first), *b = reinterpret_cast<Event*>(second);
   if ((a->flags | b->flags) & cudaEventDisableTiming) return failed(cudaErrorInvalidResourceHandle);
   *milliseconds = b->milliseconds - a->milliseconds;

@@ -95,7 +95,8 @@ class GpuKernels:
         size = max(1, count * kind.itemsize)
         try:
             with self._device:
-                memory = cupy.cuda.alloc_pinned_memory(size)
+                # not of the pool, which rounds up to powers of two
+                memory = cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(size), 0)
         except cupy.cuda.runtime.CUDARuntimeError as error:
             raise MemoryLimitError(
                 f"memory: {size / 1e6:,.0f} MB that a GPU can copy from are not to be had "
