@@ -9,7 +9,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-
 STAND_IN := .cuda
 
 .PHONY: env demo test test-cuda lint format bench bench-full bench-peers clean
@@ -42,7 +41,7 @@ $(STAND_IN)/.built: $(wildcard tests/cuda_stand_in/*.cpp tests/cuda_stand_in/*.h
 	touch $@
 
 # work of streams is done as late as can be, then in any order, then with products of integers
-test-cuda: env $(STAND_IN)/.built
+test-cuda: $(STAND_IN)/.built
 	$(STAND_IN)/pytest --numprocesses logical -m gpu tests/test_gpu.py tests/test_devices.py
 	CUDA_STAND_IN_ORDER=random $(STAND_IN)/pytest --numprocesses logical -m gpu tests/test_gpu.py
 	CUDA_STAND_IN_SLICES=1 $(STAND_IN)/pytest --numprocesses logical -m gpu tests/test_gpu.py

@@ -35,10 +35,11 @@ def main(rows: int, segments: int) -> None:
         pair = Path(folder) / "pair"
         cg.synth(pair, rows=rows, source_dim=_DIM, target_dim=_DIM)
         spaces = [pair / "a.zarr", pair / "b.zarr"]
+        alone, beside = (_processes(spaces, count) for count in (1, 2))
         seconds = {
             "no cluster, 1 thread": _seconds(spaces, threads=1),
-            "1 process on a core": _processes(spaces, 1),
-            "2 processes on a core and all rows each": _processes(spaces, 2),
+            "1 process on a core": alone,
+            "2 processes on a core and all rows each": beside,
         }
         for workers in (1, 2):
             with cluster_client(workers, None) as client:
@@ -54,7 +55,6 @@ def main(rows: int, segments: int) -> None:
         one = seconds["1 worker"] * _SEGMENT_ROWS / rows
         overhead = _overhead(Path(folder), segments, one)
     efficiency = seconds["1 worker"] / (2 * seconds["2 workers"])
-    alone, beside = list(seconds.values())[1:3]
     write(
         "cluster",
         "## Dask workers\n\n"

@@ -6,10 +6,10 @@ this where there is a GPU. zarr, zarrs, numcodecs and google-crc32c must be ther
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,9 +19,9 @@ import cupy
 import cupy.cublas
 import numpy as np
 from cupy_backends.cuda.libs import cublas
-from machine import facts
 from numpy.typing import NDArray
 from page_cache import forget
+from results import keep_record, record_of
 
 import crossgram as cg
 from crossgram.accumulator import Accumulator, Workspace
@@ -44,10 +44,18 @@ _EMULATED = 8
 Rows = NDArray[Any]
 
 
-def _seconds(work: Callable[[], object], repeats: int = _REPEATS) -> float:
-    """Return the median time of some calls after a first one, the GPU's work included."""
+def _seconds(
+    work: Callable[[], object],
+    repeats: int = _REPEATS,
+    before: Callable[[], object] = lambda: None,
+) -> float:
+    """Return the median time of some calls after a first one, the GPU's work included.
+
+    What is to be done before each of them is not.
+    """
     measured = []
     for _ in range(repeats + 1):
+        before()
         cupy.cuda.Device().synchronize()
         started = time.perf_counter()
         work()
@@ -346,17 +354,11 @@ def from_store(rows: int = 1_000_000, dim: int = 512) -> list[dict[str, Any]]:
         files = [path for path in out.rglob("*") if path.is_file()]
         ceilings = cg.bench(*stores).ceilings
 
-        def seconds_of(*forgotten: Path) -> float:
-            measured = []
-            for _ in range(_REPEATS + 1):
-                forget(forgotten)
-                started = time.perf_counter()
-                cg.accumulate(stores, maps=[("a", "b")], device=_DEVICE, remember=False)
-                measured.append(time.perf_counter() - started)
-            return median(measured[1:])
+        def read() -> None:
+            cg.accumulate(stores, maps=[("a", "b")], device=_DEVICE, remember=False)
 
         for where, forgotten in (("page cache", []), ("disk", files)):
-            seconds = seconds_of(*forgotten)
+            seconds = _seconds(read, before=partial(forget, forgotten))
             lower = min(where, "decoding", key=lambda name: ceilings[name])
             found.append(
                 {
@@ -385,21 +387,14 @@ def main(folder: Path) -> None:
         "dsyrk_dgemm_rows_per_second": {dim: 1 / product_seconds(dim, dim) for dim in (512, 2048)},
     }
     folder.mkdir(parents=True, exist_ok=True)
-    machine = facts()
 
     def keep(name: str, measured: Any) -> None:
         results[name] = measured
         lines = _lines(results)
-        record = {
-            "name": "gpu",
-            "title": f"On a GPU, {results['gpu']}",
-            "body": [f"- {line}" for line in lines],
-            "machine": machine,
-            "command": "benchmarks/gpu_check.sh",
-            "data": results,
-        }
+        text = "\n".join([f"## On a GPU, {results['gpu']}", "", *(f"- {line}" for line in lines)])
+        record = {**record_of("gpu", text, results), "command": "benchmarks/gpu_check.sh"}
         # what is there, if time runs out
-        (folder / "gpu.json").write_text(json.dumps(record, indent=1) + "\n")
+        keep_record(record, folder)
         (folder / "gpu.md").write_text("\n".join(lines) + "\n")
 
     parts: dict[str, Callable[[], Any]] = {

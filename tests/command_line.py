@@ -43,10 +43,15 @@ def refused(
 ) -> str:
     """Run, expect an exit status and a plain message, and return the message."""
     done = crossgram(*arguments, cwd=cwd, before=before)
-    assert done.returncode == status, done.stdout + done.stderr
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    return done.stderr
+    return plain_message(done.returncode, done.stdout, done.stderr, status)
+
+
+def plain_message(found: object, stdout: str, stderr: str, status: int) -> str:
+    """Return the message of a command that ended, expecting an exit status and nothing else."""
+    assert found == status, stdout + stderr
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    return stderr
 
 
 def interrupted(*arguments: object, cwd: Path, number: signal.Signals, once: str) -> str:

@@ -193,7 +193,7 @@ def make_plan(
     dims = [space.dim for space in spaces]
     kept = elements(dims, wanted) + (len(dims) * (len(dims) + sum(dims)) if norms else 0)
     tile_rows = tile_rows_of(device)
-    segment_rows = _segment_rows(sources, rows, _run_rows(sources, folds * kept, device))
+    segment_rows = _segment_rows(sources, rows, _least_rows(sources, folds * kept, device))
     count = min(threads or available_threads(), -(-rows // segment_rows))
     ring = _RING_BLOCKS
     lane_bytes = 0
@@ -274,7 +274,7 @@ def on_processor(plan: Plan, sources: Sequence[Source], threads: int | None) -> 
     threads : int, optional
         Segments to work on at once; by default the processors that this process may use.
     """
-    rows = _segment_rows(sources, plan.rows, _run_rows(sources, 0, "cpu"))
+    rows = _segment_rows(sources, plan.rows, _least_rows(sources, 0, "cpu"))
     count = min(threads or available_threads(), -(-plan.rows // rows))
     return replace(
         plan,
@@ -327,8 +327,8 @@ def _chunk_bytes(source: Source) -> int:
     return min(source.chunk_rows, source.rows) * source.dim * source.dtype.itemsize
 
 
-def _run_rows(sources: Sequence[Source], sums: int, device: str) -> int:
-    """Return the rows of a segment, which go by the rows there are, never by the threads.
+def _least_rows(sources: Sequence[Source], sums: int, device: str) -> int:
+    """Return the least rows of a segment, which go by the rows there are, never by the threads.
 
     Tiles of a GPU are so long that of a run each there would be few segments, and a segment is
     read by one thread. So it has fewer of them where rows are few, unless the sums, which come to
@@ -343,11 +343,11 @@ def _run_rows(sources: Sequence[Source], sums: int, device: str) -> int:
     return min(max(1, enough, outweighing), RUN_TILES) * tile_rows
 
 
-def _segment_rows(sources: Sequence[Source], rows: int, run_rows: int) -> int:
+def _segment_rows(sources: Sequence[Source], rows: int, least: int) -> int:
     unit = math.lcm(*(source.chunk_rows for source in sources))
-    if unit > run_rows:
+    if unit > least:
         unit = max(source.chunk_rows for source in sources)
-    wanted = max(run_rows, -(-rows // _MOST_SEGMENTS))
+    wanted = max(least, -(-rows // _MOST_SEGMENTS))
     return -(-wanted // unit) * unit
 
 

@@ -26,11 +26,11 @@ PACKAGES = [
     "setuptools",
 ]
 NVRTC = "nvidia-cuda-nvrtc==13.0.*"
-NAMES = [
+LIBRARY = "libcudart.so.13"
+OTHER_NAMES = [
     "libcublas.so.13",
     "libcublasLt.so.13",
     "libcuda.so.1",
-    "libcudart.so.13",
     "libcufft.so.12",
     "libcurand.so.10",
     "libcusolver.so.12",
@@ -122,9 +122,9 @@ def build(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     site, work = folder / "site", folder / "work"
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    run(*pip, "install", "--no-deps", "--upgrade", "--target", site, *PACKAGES)
+    run(*pip, "install", "--no-deps", "--target", site, *PACKAGES)
     # not among the packages, where it would be found before the stand-in
-    run(*pip, "install", "--no-deps", "--upgrade", "--target", folder / "nvrtc", NVRTC)
+    run(*pip, "install", "--no-deps", "--target", folder / "nvrtc", NVRTC)
     # metadata alone are made, for which no CUDA need be there
     source = [f"cupy=={CUPY}", "--no-deps", "--no-binary", "cupy", "--dest", str(work)]
     run(*pip, "download", *source, CUPY_INSTALL_USE_STUB="1")
@@ -157,15 +157,14 @@ def build(folder: Path) -> None:
     (work / "missing.c").write_text("\n".join(lines))
     run("gcc", "-w", "-fPIC", "-c", work / "missing.c", "-o", work / "missing.o")
 
-    library = folder / "lib" / NAMES[3]
+    library = folder / "lib" / LIBRARY
     library.parent.mkdir()
     blas = site / "scipy_openblas32" / "lib"
     linked = [f"-L{blas}", "-lscipy_openblas", f"-Wl,-rpath,{blas}", "-ldl"]
-    shared = ["g++", "-shared", f"-Wl,-soname,{library.name}"]
+    shared = ["g++", "-shared", f"-Wl,-soname,{LIBRARY}"]
     run(*shared, *objects, work / "missing.o", "-o", library, *linked)
-    for name in NAMES:
-        if name != library.name:
-            (library.parent / name).symlink_to(library.name)
+    for name in OTHER_NAMES:
+        (library.parent / name).symlink_to(LIBRARY)
 
     # what NVRTC itself looks for
     for builtins in (folder / "nvrtc" / "nvidia" / "cu13" / "lib").glob("libnvrtc-builtins.so*"):

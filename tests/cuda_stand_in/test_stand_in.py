@@ -8,12 +8,13 @@ import re
 from importlib import import_module
 from pathlib import Path
 
+import cupy
 import numpy as np
 import pytest
 from command_line import crossgram, refused, succeeds
 
 import crossgram as cg
-from crossgram.kernels import RUN_TILES, backend_of, tile_rows_of
+from crossgram.kernels import RUN_TILES, backend_of, cupy_slices, tile_rows_of
 
 FIT = ("fit", "x.npy", "y.npy", "-o", "map", "--device")
 LIBRARIES = Path(os.environ["CUDA_STAND_IN"]) / "lib"
@@ -86,8 +87,6 @@ def test_a_small_gpu_has_shorter_tiles_and_a_smaller_one_is_refused(
 def test_a_gpu_without_products_of_integers_multiplies_float64(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from crossgram.kernels import cupy_slices
-
     monkeypatch.setenv("CUDA_STAND_IN_INT8", "0")
     monkeypatch.setattr(cupy_slices, "_measured", {})
     assert backend_of("cuda:0", "exact") == "cupy"
@@ -101,7 +100,7 @@ def test_nothing_waits_for_the_whole_device_while_rows_are_added_up() -> None:
     before = waits()
     cg.accumulate([x, x], device="cuda", threads=2)
     assert waits() == before
-    import_module("cupy").zeros(3)
+    cupy.zeros(3)
     assert waits() > before
 
 
